@@ -1,0 +1,1 @@
+"""File systems, layers, deltas and mounts. Standard library only; imports nothing of sifkit."""
