@@ -1,0 +1,1 @@
+"""From a plan to a running payload: namespaces, steps, processes. Knows `overlay` only."""

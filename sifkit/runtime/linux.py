@@ -1,0 +1,69 @@
+"""System calls for processes and namespaces, three lines each. Constants: <sched.h>, <sys/prctl.h>, <linux/capability.h>."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
+)  # fmt: skip
+
+_PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
+
+# pivot_root(2) has no wrapper in glibc, and is older than the unified numbering.
+_SYS_PIVOT_ROOT = {
+    "x86_64": 155, "aarch64": 41, "riscv64": 41, "loongarch64": 41, "ppc64le": 203, "ppc64": 203, "s390x": 217,
+}  # fmt: skip
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). CLONE_NEWUSER needs a process with a single thread."""
+    _check(_libc.unshare(flags))
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2). With "." twice the old root lies under the new one, to be unmounted there."""
+    number = _SYS_PIVOT_ROOT[os.uname().machine]
+    _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def die_with_parent(signal: int) -> None:
+    """prctl(2) PR_SET_PDEATHSIG: get ``signal`` when the thread that forked us ends. Forgotten by fork."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def become_subreaper() -> None:
+    """prctl(2) PR_SET_CHILD_SUBREAPER: orphans below us become our children, so none gets away."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def no_new_privs() -> None:
+    """prctl(2) PR_SET_NO_NEW_PRIVS: no set-uid program gives anything, ever after."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def drop_capabilities() -> None:
+    """Empty every capability set, the bounding one too (capset(2), prctl(2)), of this process."""
+    capability = 0
+    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
+        _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+        capability += 1
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, bytes(24)))
