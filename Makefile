@@ -1,0 +1,69 @@
+# make demo: the main job, shown. make test: the whole gate. make bench: figures beside their peers.
+# Debian's own interpreter, not the first on PATH: that may lie where other users cannot enter.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+INSTALL = $(PIP) install --root-user-action=ignore --no-build-isolation
+
+DEMO_PACKAGES := python3-venv e2fsprogs fuse2fs fuse-overlayfs squashfuse squashfs-tools uidmap busybox-static fuse3
+TEST_PACKAGES := $(DEMO_PACKAGES) acl attr procps zstd
+BENCH_PACKAGES := $(DEMO_PACKAGES) bubblewrap
+
+# Directories too: a deleted module must not live on in the installed copy.
+SOURCES := pyproject.toml $(wildcard README.md) $(shell find sifkit overlay -name __pycache__ -prune -o -print)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean demo-packages test-packages bench-packages
+MAKEFLAGS += --no-print-directory
+
+help:
+	@sed -n 's/^# //p;/^$$/q' Makefile | head -1
+
+demo: demo-packages
+	@$(MAKE) $(VENV)/installed
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh testdata/demo.sh .demo
+
+test: test-packages
+	@$(MAKE) lint
+	@$(VENV)/bin/python -P tests/run_tests.py $(ARGS)
+
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff check --no-cache .
+	$(VENV)/bin/mypy
+
+bench: bench-packages
+	@$(MAKE) $(VENV)/installed
+	@$(VENV)/bin/python -P tests/bench/run.py $(ARGS)
+
+demo-packages:
+	@sh .ci/packages $(DEMO_PACKAGES)
+
+test-packages:
+	@sh .ci/packages $(TEST_PACKAGES)
+
+bench-packages:
+	@sh .ci/packages $(BENCH_PACKAGES)
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# setuptools and wheel live in the environment so that installing again needs no network.
+$(VENV)/build-tools: | $(VENV)/bin/pip
+	$(PIP) install --root-user-action=ignore 'setuptools>=66' wheel
+	@touch $@
+
+# An installed copy, compiled: it starts faster than an editable one, and other users can run it.
+# setuptools would take removed modules from an old build directory.
+$(VENV)/installed: $(SOURCES) $(VENV)/build-tools
+	rm -rf build sifkit.egg-info
+	$(INSTALL) .
+	@rm -rf build sifkit.egg-info
+	@touch $@
+
+$(VENV)/dev: $(VENV)/installed pyproject.toml
+	$(INSTALL) '.[dev]'
+	@rm -rf build sifkit.egg-info
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .demo build sifkit.egg-info bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis
