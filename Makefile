@@ -25,7 +25,7 @@ demo: demo-packages
 
 test: test-packages
 	@$(MAKE) lint
-	@$(VENV)/bin/python -P tests/run_tests.py $(ARGS)
+	@$(VENV)/bin/python tests/run_tests.py $(ARGS)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check --no-cache .
@@ -33,7 +33,7 @@ lint: $(VENV)/dev
 
 bench: bench-packages
 	@$(MAKE) $(VENV)/installed
-	@$(VENV)/bin/python -P tests/bench/run.py $(ARGS)
+	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
 
 demo-packages:
 	@sh .ci/packages $(DEMO_PACKAGES)

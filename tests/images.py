@@ -105,14 +105,9 @@ def make_overlay_image(image: Path, upper: Path | None = None, size: int = 64 * 
 
 def make_awkward(out: Path) -> Path:
     """A tree with awkward names, every kind of file, odd modes, links, holes, attributes."""
-    out.mkdir()
-    top = os.fsencode(out)
-    names = os.path.join(top, b"names")
-    os.mkdir(names)
+    (out / "names").mkdir(parents=True)
     for name in AWKWARD_NAMES:
-        path = os.path.join(names, name)
-        with open(path, "wb") as file:
-            file.write(b"content of " + name)
+        (out / "names" / os.fsdecode(name)).write_bytes(b"content of " + name)
     _make_links(out / "links")
     _make_kinds(out / "kinds")
     _make_deep(out / "deep", levels=40)

@@ -26,9 +26,8 @@ import leftovers
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(sys.prefix)
 ISOLATED = "SIFKIT_TEST_ISOLATED"
-COPIED = ("tests", "testdata", "docs", "sifkit", "overlay", ".ci")
 KEPT = ("SIFKIT_MUST_WORK", "TERM", "LANG", "CI")
-IGNORED = shutil.ignore_patterns("__pycache__", "mypy*", "ruff*", "*_cache")
+IGNORED = shutil.ignore_patterns("__pycache__", "mypy*", "ruff*", "*_cache", ".venv", ".git", ".demo", "build")
 
 
 class Place(NamedTuple):
@@ -65,7 +64,7 @@ def isolate_mounts() -> None:
         return
     os.environ[ISOLATED] = "1"
     script = 'mount --make-rshared / && exec "$@"'
-    command = [*unshare, "sh", "-c", script, "sh", sys.executable, "-P", *sys.argv]
+    command = [*unshare, "sh", "-c", script, "sh", sys.executable, *sys.argv]
     os.execvp(command[0], command)
 
 
@@ -137,19 +136,14 @@ def place_for(user: pwd.struct_passwd, scratch: Path) -> Place:
 def copy(scratch: Path) -> Place:
     """Copy the tests and the environment they are installed in to where everybody may read them."""
     there = Place(scratch / "copy", scratch / "venv")
-    there.tree.mkdir(mode=0o755)
+    shutil.copytree(ROOT, there.tree, symlinks=True, ignore=IGNORED)
     shutil.copytree(VENV, there.venv, symlinks=True, ignore=IGNORED)
-    for name in COPIED:
-        shutil.copytree(ROOT / name, there.tree / name, symlinks=True, ignore=IGNORED)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy2(path, there.tree)
     for script in (there.venv / "bin").iterdir():
         if script.is_file() and not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(bytes(VENV), bytes(there.venv)))
     subprocess.run(["chmod", "-R", "u=rwX,go=rX", there.tree, there.venv], check=True)
-    # The copied bytecode is stale by its time stamps no more than the sources are: copy2 keeps times.
-    subprocess.run([there.venv / "bin/python", "-m", "compileall", "-q", there.venv / "lib"], check=False)
+    compile_all = ["-m", "compileall", "-q", there.venv / "lib"]
+    subprocess.run([there.venv / "bin/python", *compile_all], check=False)
     return there
 
 
