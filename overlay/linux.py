@@ -1,6 +1,6 @@
-"""System calls for mounts, three lines each; the only place in `overlay` where mounts are made.
+"""System calls for mounts and for the processes that serve them, three lines each.
 
-Constants are those of <sys/mount.h>, <linux/mount.h>, <linux/openat2.h>. Every function raises OSError
+Constants are those of <sys/mount.h>, <linux/mount.h>, <linux/openat2.h>, <sys/prctl.h>. Every function raises OSError
 with the file's name. The numbers of system calls added since Linux 5.2 are the same on every
 architecture we run on (asm-generic/unistd.h), so they need no table.
 """
@@ -29,6 +29,10 @@ _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_FDCWD = 0x8000, 0x1000, -100
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+
+_PR_SET_PDEATHSIG, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 47, 2
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_MKNOD = 0, 1, 3, 19, 21, 27
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -114,3 +118,22 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     """openat2(2). Linux 5.6; ENOSYS before, and EPERM under old seccomp filters."""
     packed = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return _check(_syscall(_SYS_OPENAT2, directory, _text(path), packed, len(packed)), path)
+
+
+def die_with_parent(signal: int) -> None:
+    """prctl(2) PR_SET_PDEATHSIG: get ``signal`` when the thread that forked us ends. Forgotten by fork."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def keep_capabilities(wanted: tuple[int, ...]) -> None:
+    """Make those of ``wanted`` that we have ambient, so that execve of an ordinary user keeps them (capset(2))."""
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    buffer = ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, buffer))
+    low, permitted, _, high, permitted_high, _ = struct.unpack("=6I", buffer.raw)
+    inheritable = sum(1 << number for number in wanted) & permitted
+    packed = struct.pack("=6I", low, permitted, inheritable, high, permitted_high, 0)
+    _check(_libc.capset(header, packed))
+    for number in wanted:
+        if inheritable >> number & 1:
+            _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0))

@@ -104,3 +104,27 @@ def run(
         done.stdout.decode("utf-8", "surrogateescape"),
         done.stderr.decode("utf-8", "surrogateescape"),
     )
+
+
+def mentions(program: str, word: str) -> bool:
+    """Whether ``program --help`` shows ``word``. Remembered per program file, for it costs a process to ask."""
+    found = os.stat(program)
+    key = f"{program}\t{found.st_mtime_ns}\t{found.st_size}\t{word}\t"
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sifkit")
+    memory = f"{cache}/helpers"
+    try:
+        with open(memory, encoding="utf-8") as file:
+            known = [line for line in file if line.startswith(key)]
+    except OSError:
+        known = []
+    if known:
+        return known[-1].strip().endswith("yes")
+    said = run(program, "--help", why="")
+    answer = word in said.out + said.err
+    try:
+        os.makedirs(cache, exist_ok=True)
+        with open(memory, "a", encoding="utf-8") as file:
+            file.write(f"{key}{'yes' if answer else 'no'}\n")
+    except OSError:  # without a cache the question is asked again, nothing else
+        return answer
+    return answer

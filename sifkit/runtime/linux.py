@@ -1,4 +1,7 @@
-"""System calls for processes and namespaces, three lines each. Constants: <sched.h>, <sys/prctl.h>, <linux/capability.h>."""
+"""System calls for processes and namespaces, three lines each.
+
+Constants are those of <sched.h>, <sys/prctl.h>, <linux/capability.h>.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWN
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -41,11 +44,6 @@ def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2). With "." twice the old root lies under the new one, to be unmounted there."""
     number = _SYS_PIVOT_ROOT[os.uname().machine]
     _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), new_root)
-
-
-def die_with_parent(signal: int) -> None:
-    """prctl(2) PR_SET_PDEATHSIG: get ``signal`` when the thread that forked us ends. Forgotten by fork."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
 def become_subreaper() -> None:

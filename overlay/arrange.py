@@ -1,0 +1,142 @@
+"""From what the user asked for to layers in order: which are read-only, which one is writable, and why.
+
+Nothing is changed here but for one thing: a writable directory overlay gets its ``upper/`` and ``work/``
+from `prepare`, which the caller runs when it is not a dry run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from overlay import probe
+from overlay.failure import USAGE, Failure, from_oserror
+from overlay.layer import Directory, ExtImage, Lower, Overlay, SquashImage, Tmpfs, Writable
+from overlay.spec import LayerSpec
+
+# What may lie in a directory overlay beside upper/ and work/ without being content.
+OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})
+
+
+class Arranged(NamedTuple):
+    """``lowers``: read-only, topmost first. ``upper``: the writable one. ``warnings``: one line each."""
+
+    lowers: tuple[Lower, ...]
+    upper: Writable | None
+    warnings: tuple[str, ...]
+
+
+class _Taken(NamedTuple):
+    layer: Lower | Overlay
+    warning: str = ""
+
+
+def arrange(specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None) -> Arranged:
+    """Stack ``specs`` as Apptainer does: of read-only layers the later is on top, the writable one on all."""
+    lowers: list[Lower] = []
+    upper: Writable | None = tmpfs
+    warnings = []
+    for spec in specs:
+        taken = _take(spec)
+        if taken.warning:
+            warnings.append(taken.warning)
+        if not isinstance(taken.layer, Overlay):
+            lowers.insert(0, taken.layer)
+            continue
+        if upper is not None:
+            raise _second_writable(upper, spec)
+        upper = taken.layer
+    return Arranged(tuple(lowers), upper, tuple(warnings))
+
+
+def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
+    if isinstance(first, Tmpfs):
+        return Failure(
+            f"--writable-tmpfs and the writable overlay {spec.source} exclude each other",
+            "only one layer can take the writes",
+            f"leave one out, or use {spec.source}:ro",
+            USAGE,
+        )
+    return Failure(
+        f"two writable overlays: {first.path} and {spec.source}",
+        "only one layer can take the writes",
+        f"use {spec.source}:ro or {first.path}:ro",
+        USAGE,
+    )
+
+
+def _take(spec: LayerSpec) -> _Taken:
+    try:
+        found = probe.classify(spec.source)
+    except FileNotFoundError:
+        hint = f"for an empty one: sifkit overlay create {spec.source}/"
+        raise Failure(f"no overlay {spec.source}", "there is no such file or directory", hint) from None
+    except OSError as error:
+        raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
+    if found.problem:
+        raise Failure(f"cannot use the overlay {spec.source}", found.problem)
+    if found.kind is probe.Kind.DIRECTORY:
+        return _directory(spec)
+    if found.kind is probe.Kind.SQUASHFS:
+        if spec.mode == "rw":
+            raise Failure(f"{spec.source}:rw cannot be had", "a squashfs image is read-only by nature", "use :ro")
+        return _Taken(SquashImage(found.section))
+    if found.is_ext:
+        if spec.mode == "rw":
+            raise Failure(
+                f"{spec.source}:rw cannot be had", "ext3 images are read-only for now", "use :ro, or a directory"
+            )
+        warning = "" if spec.mode == "ro" else f"{spec.source}: ext3 images are read-only for now"
+        return _Taken(ExtImage(found.section), warning)
+    raise Failure(
+        f"cannot use the overlay {spec.source}", f"it is a {found.kind}", "use a directory, ext3 or squashfs overlay"
+    )
+
+
+def _directory(spec: LayerSpec) -> _Taken:
+    path = os.path.abspath(spec.source)
+    upper = f"{path}/upper"
+    try:
+        names = set(os.listdir(path))
+    except OSError as error:
+        raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
+    if "upper" in names and not os.path.isdir(upper):
+        raise Failure(f"cannot use the overlay {spec.source}", f"{upper} is not a directory")
+    if spec.mode == "ro":
+        return _Taken(Directory(upper if "upper" in names else path))
+    refusal = _not_writable(path, names)
+    if not refusal:
+        return _Taken(Overlay(path))
+    if spec.mode == "rw":
+        raise Failure(f"{spec.source}:rw cannot be had", refusal, _remedy(names))
+    layer = Directory(upper if "upper" in names else path)
+    return _Taken(layer, f"{spec.source} is used read-only: {refusal}")
+
+
+def _not_writable(path: str, names: set[str]) -> str:
+    if "upper" not in names and names - OURS:
+        return "it has content of its own and no upper/, and that content would be hidden"
+    for part in ("upper", "work"):
+        if part in names and not os.access(f"{path}/{part}", os.R_OK | os.W_OK | os.X_OK):
+            return f"you may not write in {path}/{part}"
+    missing = {"upper", "work"} - names
+    if missing and not os.access(path, os.W_OK | os.X_OK):
+        return f"you may not write in {path}"
+    return ""
+
+
+def _remedy(names: set[str]) -> str:
+    if "upper" not in names and names - OURS:
+        return "use :ro, or a new directory (sifkit overlay create NEW/)"
+    return "use :ro, or a directory of your own"
+
+
+def prepare(overlay: Overlay) -> None:
+    """Make what is missing of ``upper/`` and ``work/`` (0755)."""
+    for part in (overlay.upper, overlay.work):
+        try:
+            os.mkdir(part, 0o755)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise from_oserror(f"cannot prepare the overlay {overlay.path}", error) from None

@@ -1,0 +1,95 @@
+"""Images made into directories: a mount of each in our namespace, all started before any is waited for."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from overlay import fuse, linux, loop, tools
+from overlay.failure import Failure
+from overlay.features import Features
+from overlay.layer import Directory, ExtImage, Lower, SquashImage
+
+
+class Owner(NamedTuple):
+    """Whom the files of an image shall belong to as seen inside; None where the image's own owners count."""
+
+    uid: int
+    gid: int
+
+
+class Attached(NamedTuple):
+    """Where a layer is now. ``server`` runs when FUSE serves it; ``how`` is for people."""
+
+    path: str
+    how: str
+    server: fuse.Server | None = None
+
+
+def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner: Owner | None) -> list[Attached]:
+    """Make every layer a directory (image N under ``place``/N) and return when all can be read."""
+    attached: list[Attached] = []
+    for number, layer in enumerate(layers):
+        point = f"{place}/{number}"
+        if not isinstance(layer, Directory):
+            os.mkdir(point)
+        attached.append(_attach(layer, point, features, owner))
+    servers = [entry.server for entry in attached if entry.server]
+    if servers:
+        fuse.wait_mounted(servers)
+    for layer, entry in zip(layers, attached, strict=True):
+        if isinstance(layer, ExtImage) and not os.path.isdir(entry.path):
+            raise Failure(f"{layer.describe()} is not an overlay", f"it has no directory {layer.inside}/")
+    return attached
+
+
+def _attach(layer: Lower, point: str, features: Features, owner: Owner | None) -> Attached:
+    if isinstance(layer, Directory):
+        return Attached(layer.path, "as it is")
+    inside = f"{point}/{layer.inside}" if isinstance(layer, ExtImage) else point
+    if features.loop:
+        try:
+            _by_kernel(layer, point)
+            return Attached(inside, "kernel, loop device")
+        except OSError:  # no free device, or a kernel without this file system: FUSE reads it as well
+            if not features.fuse:
+                raise
+    if not features.fuse:
+        raise Failure(
+            f"cannot read {layer.describe()}",
+            "it needs FUSE, and /dev/fuse is missing or closed to you",
+            "ask the administrator for /dev/fuse with mode 666, or use an unpacked directory; see sifkit doctor",
+        )
+    server = _squashfuse(layer, point, owner) if isinstance(layer, SquashImage) else _fuse2fs(layer, point)
+    return Attached(inside, server.name, server)
+
+
+def _by_kernel(layer: SquashImage | ExtImage, point: str) -> None:
+    device, descriptor = loop.attach(layer.section, readonly=True)
+    fstype, options = ("squashfs", None) if isinstance(layer, SquashImage) else ("ext4", "noload")
+    try:
+        linux.mount(device, point, fstype, linux.MS_RDONLY | linux.MS_NODEV | linux.MS_NOSUID, options)
+    finally:
+        os.close(descriptor)
+
+
+def _squashfuse(layer: SquashImage, point: str, owner: Owner | None) -> fuse.Server:
+    section, owned = layer.section, ""
+    program = tools.need("squashfuse", "to read a squashfs image without root")
+    if owner:
+        owned = f",uid={owner.uid},gid={owner.gid}"
+        faster = tools.find("squashfuse_ll")
+        # The multi-threaded one is the better server, but old ones (Debian 12) refuse uid=.
+        if faster and tools.mentions(faster, "uid="):
+            program = faster
+    offset = f",offset={section.offset}" if section.offset else ""
+    options = f"ro,nosuid,nodev,allow_other{owned}{offset}"
+    return fuse.start(program, [program, "-f", "-o", options, section.path, point], point)
+
+
+def _fuse2fs(layer: ExtImage, point: str) -> fuse.Server:
+    section = layer.section
+    program = tools.need("fuse2fs", "to read an ext3 image without root")
+    offset = f",offset={section.offset}" if section.offset else ""
+    options = f"ro,norecovery,nosuid,nodev,allow_other{offset}"
+    return fuse.start(program, [program, section.path, point, "-f", "-o", options], point)

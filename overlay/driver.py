@@ -1,0 +1,125 @@
+"""The one place that chooses how a stack is mounted, with the reason that ``--dry-run`` prints."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from overlay import mount
+from overlay.failure import Failure
+from overlay.features import Features
+from overlay.layer import Overlay, Stack
+
+Name = Literal["bind", "kernel", "fuse-overlayfs"]
+
+# File systems that are known to serve as an upper. Others are not tried: unknown network file systems have
+# crashed kernels under overlayfs.
+KNOWN_UPPERS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
+
+FORCE = "SIFKIT_OVERLAY_DRIVER"
+
+
+class Situation(NamedTuple):
+    """What the choice depends on besides the kernel.
+
+    ``privileged``: real root, no user namespace. ``foreign_base``: who owns what we could not change, "" when
+    nobody. ``extra_points``: mount points are missing in the base. ``upper_fstype``: file system of the upper
+    directory. ``upper_xattr``: it takes user xattrs. ``fuse_overlayfs``: the program is there.
+    ``forced``: value of SIFKIT_OVERLAY_DRIVER.
+    """
+
+    privileged: bool
+    foreign_base: str = ""
+    extra_points: bool = False
+    upper_fstype: str = ""
+    upper_xattr: bool = True
+    fuse_overlayfs: bool = True
+    forced: str = ""
+
+
+class Decision(NamedTuple):
+    """How to mount: ``driver``; ``by_text``: mount(2) instead of fsconfig(2); ``squash``: all owners become us."""
+
+    driver: Name
+    reason: str
+    by_text: bool = False
+    squash: bool = False
+    warning: str = ""
+
+
+def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
+    """Choose the driver for ``stack``; `Failure` when nothing on this host can mount it."""
+    if situation.forced not in ("", "auto", "kernel", "fuse-overlayfs"):
+        raise Failure(f"{FORCE}={situation.forced} is not known", "it may be auto, kernel or fuse-overlayfs")
+    if len(stack.lowers) + 2 > mount.MOST_LAYERS:
+        raise Failure(
+            f"{len(stack.lowers)} overlays are too many",
+            f"the kernel stacks at most {mount.MOST_LAYERS} layers, of which 2 are ours",
+            "join some of them into one",
+        )
+    if stack.in_place:
+        return Decision("bind", "--writable writes into the image directory itself")
+    if not stack.lowers and stack.upper is None and not situation.extra_points:
+        return Decision("bind", "one read-only layer with every mount point needs no overlay")
+    fuse_possible = features.fuse and situation.fuse_overlayfs
+    if situation.forced == "fuse-overlayfs":
+        return _fuse(fuse_possible, f"{FORCE} asks for it", squash=bool(situation.foreign_base))
+    if stack.upper is not None and situation.foreign_base and not situation.privileged:
+        return _foreign(features, situation, fuse_possible)
+    return _ordinary(stack, features, situation, fuse_possible)
+
+
+def _ordinary(stack: Stack, features: Features, situation: Situation, fuse_possible: bool) -> Decision:
+    refusal = _kernel_refusal(stack, features, situation)
+    if not refusal:
+        return _kernel(features, "this kernel mounts it")
+    if situation.forced == "kernel":
+        raise Failure(f"{FORCE}=kernel cannot be had", refusal, "leave the variable unset, or use another directory")
+    return _fuse(fuse_possible, refusal)
+
+
+def _kernel_refusal(stack: Stack, features: Features, situation: Situation) -> str:
+    if not features.overlay:
+        return f"kernel overlayfs cannot be mounted here ({features.why_not})"
+    if not isinstance(stack.upper, Overlay):
+        return ""
+    if situation.upper_fstype not in KNOWN_UPPERS:
+        return f"{stack.upper.path} lies on {situation.upper_fstype or 'an unknown file system'}, not known to be safe"
+    if not situation.upper_xattr:
+        return f"the {situation.upper_fstype} below {stack.upper.path} takes no user xattrs"
+    return ""
+
+
+def _kernel(features: Features, reason: str, warning: str = "") -> Decision:
+    how = "fsconfig lowerdir+" if features.lowerdir_append else "mount(2) text: no lowerdir+ (Linux 6.8) here"
+    return Decision("kernel", f"{reason} ({how})", by_text=not features.lowerdir_append, warning=warning)
+
+
+def _foreign(features: Features, situation: Situation, fuse_possible: bool) -> Decision:
+    who = situation.foreign_base
+    if situation.forced == "kernel" and features.overlay:
+        return _kernel(features, f"{FORCE} asks for it; new names only, the base belongs to {who}")
+    if fuse_possible:
+        return Decision(
+            "fuse-overlayfs",
+            f"the base belongs to {who}, whose directories kernel overlayfs would not let you change",
+            squash=True,
+            warning=f"the base belongs to {who}: writing through fuse-overlayfs, which is slower; what you may not "
+            f"read there (0700 directories, 0640 files) is not visible. {FORCE}=kernel is fast, for new names only",
+        )
+    if not features.overlay:
+        return _fuse(False, f"kernel overlayfs cannot be mounted here ({features.why_not})")
+    return _kernel(
+        features,
+        f"the base belongs to {who}, and fuse-overlayfs is missing",
+        f"the base belongs to {who} and fuse-overlayfs is missing: only new names in its top directory can be written",
+    )
+
+
+def _fuse(possible: bool, reason: str, squash: bool = False) -> Decision:
+    if possible:
+        return Decision("fuse-overlayfs", reason, squash=squash)
+    raise Failure(
+        "this host can mount no overlay",
+        f"{reason}, and fuse-overlayfs or /dev/fuse is missing",
+        "install fuse-overlayfs; sifkit doctor shows what is missing",
+    )

@@ -1,0 +1,132 @@
+"""FUSE servers: started side by side, waited for by event, never outliving us.
+
+A server is our child in a process group of its own (a terminal's Ctrl-C is not for it), dies with us
+(PR_SET_PDEATHSIG), and inherits no descriptor but its output, so it can hold no lock of ours. It mounts
+by itself with capabilities of our user namespace; no set-uid fusermount is involved. The kernel tells
+through poll(2) on /proc/self/mountinfo when it has.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import NamedTuple
+
+from overlay import linux
+from overlay.failure import Failure
+
+# What a server needs inside our namespace: to mount, and to act for files of every mapped owner.
+_CAPABILITIES = (
+    linux.CAP_CHOWN, linux.CAP_DAC_OVERRIDE, linux.CAP_FOWNER,
+    linux.CAP_SYS_PTRACE, linux.CAP_SYS_ADMIN, linux.CAP_MKNOD,
+)  # fmt: skip
+
+START_SECONDS = 30.0
+
+
+class Server(NamedTuple):
+    """A running FUSE server: ``pid``, its mount ``point``, and ``log``, the pipe that its messages come by."""
+
+    name: str
+    pid: int
+    point: str
+    log: int
+
+
+def start(program: str, argv: list[str], point: str) -> Server:
+    """Start ``program`` with ``argv``, in the foreground, to mount on ``point``; returns before it has."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become(program, argv, writing, parent)
+    os.close(writing)
+    return Server(os.path.basename(program), pid, point, reading)
+
+
+def _become(program: str, argv: list[str], log: int, parent: int) -> None:
+    try:
+        linux.die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.setpgid(0, 0)
+        null = os.open("/dev/null", os.O_RDONLY)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        linux.keep_capabilities(_CAPABILITIES)
+        os.chdir("/")
+        os.execv(program, argv)
+    except OSError as error:
+        os.write(2, f"{program}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def wait_mounted(servers: list[Server], seconds: float = START_SECONDS) -> None:
+    """Return when every server has mounted; `Failure` with its own words when one ends or takes too long."""
+    waiting = {server.point: server for server in servers}
+    deadline = time.monotonic() + seconds
+    with open("/proc/self/mountinfo", "rb", buffering=0) as table:
+        poll = select.poll()
+        poll.register(table, select.POLLPRI | select.POLLERR)
+        for server in servers:
+            poll.register(server.log, select.POLLHUP)
+        while True:
+            for point in _points(table):
+                mounted = waiting.pop(point, None)
+                if mounted is not None:
+                    poll.unregister(mounted.log)
+            if not waiting:
+                return
+            left = deadline - time.monotonic()
+            ready = poll.poll(left * 1000) if left > 0 else []
+            if not ready:
+                server = next(iter(waiting.values()))
+                raise Failure(f"{server.name} did not mount within {seconds:.0f} s", messages(server), _HINT)
+            for server in waiting.values():
+                if any(number == server.log for number, _ in ready):
+                    raise Failure(f"{server.name} could not mount", messages(server) or "it ended at once", _HINT)
+
+
+_HINT = "sifkit doctor shows whether FUSE works here; --debug shows the whole command"
+
+
+def _points(table: object) -> set[str]:
+    number = table.fileno()  # type: ignore[attr-defined]
+    os.lseek(number, 0, os.SEEK_SET)
+    data = b""
+    while chunk := os.read(number, 1 << 16):
+        data += chunk
+    return {os.fsdecode(line.split(b" ", 5)[4]) for line in data.splitlines()}
+
+
+def messages(server: Server) -> str:
+    """What the server has said so far, on one line; "" when it said nothing."""
+    os.set_blocking(server.log, False)
+    try:
+        text = os.read(server.log, 65536).decode("utf-8", "replace")
+    except BlockingIOError:
+        return ""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def stop(server: Server, seconds: float = 5.0) -> None:
+    """Unmount, which makes the server write out and end by itself; SIGKILL when it has not in ``seconds``."""
+    try:
+        linux.umount(server.point, 0)
+    except OSError:  # busy or already gone: detach, and let the server end with the last user
+        try:
+            linux.umount(server.point, linux.MNT_DETACH)
+        except OSError:
+            os.kill(server.pid, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitpid(server.pid, os.WNOHANG)[0]:
+            return
+        time.sleep(0.001)
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitpid(server.pid, 0)

@@ -1,0 +1,113 @@
+"""Mounting an overlay: the kernel's by fsconfig(2) or by mount(2), or fuse-overlayfs.
+
+fsconfig takes every layer as an option of its own: no escaping, and up to 500 of them. Before Linux 6.8
+(`lowerdir+`) mount(2) takes them as one text of at most a page, in which `:`, `,` and `\\` mean something;
+fuse-overlayfs 1.10 cannot escape at all. For both the layers get short names: numbered symbolic links.
+
+Always with `userxattr`, for root too: one spelling of marks, so that what root wrote an ordinary user reads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from overlay import fuse, linux, tools
+
+MOST_LAYERS = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
+
+
+class Parts(NamedTuple):
+    """Directories of one overlay. ``lowers``: topmost first. ``upper`` and ``work``: both or neither ("")."""
+
+    lowers: tuple[str, ...]
+    upper: str = ""
+    work: str = ""
+
+
+class Refused(OSError):
+    """The kernel would not mount; the text says what it said."""
+
+
+def kernel(parts: Parts, target: str, by_text: bool, links: str) -> None:
+    """Mount ``parts`` on ``target`` with the kernel's overlayfs. Raises `Refused`."""
+    try:
+        if by_text:
+            _text(parts, target, links)
+        else:
+            _fsconfig(parts, target)
+    except Refused:
+        raise
+    except OSError as error:
+        raise Refused(error.errno, error.strerror, error.filename) from error
+    if parts.upper and os.statvfs(target).f_flag & os.ST_RDONLY:
+        # The kernel does this without an error when it cannot use work/ (fs/overlayfs/super.c).
+        linux.umount(target)
+        raise Refused(None, f"the kernel cannot write in {parts.work} and would mount read-only")
+
+
+def _fsconfig(parts: Parts, target: str) -> None:
+    context = linux.fsopen("overlay")
+    try:
+        linux.fsconfig_string(context, "source", "sifkit")
+        for lower in parts.lowers:
+            linux.fsconfig_string(context, "lowerdir+", lower)
+        if parts.upper:
+            linux.fsconfig_string(context, "upperdir", parts.upper)
+            linux.fsconfig_string(context, "workdir", parts.work)
+        linux.fsconfig_flag(context, "userxattr")
+        mounted = linux.fsmount(context, linux.MOUNT_ATTR_NODEV)
+    except OSError as error:
+        raise Refused(error.errno, linux.context_log(context) or error.strerror, error.filename) from error
+    finally:
+        os.close(context)
+    point = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    try:
+        linux.move_mount(mounted, point)
+    finally:
+        os.close(point)
+        os.close(mounted)
+
+
+def _text(parts: Parts, target: str, links: str) -> None:
+    names = _link_all(parts, links)
+    options = ["lowerdir=" + ":".join(names.lowers)]
+    if parts.upper:
+        options += [f"upperdir={names.upper}", f"workdir={names.work}"]
+    options.append("userxattr")
+    before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    os.chdir(links)  # relative names keep 500 layers within the page that mount(2) takes
+    try:
+        linux.mount("sifkit", target, "overlay", linux.MS_NODEV, ",".join(options))
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _link_all(parts: Parts, links: str) -> Parts:
+    """``parts`` by relative names of symbolic links in ``links`` that hold nothing to escape."""
+    number = 0
+
+    def link(path: str) -> str:
+        nonlocal number
+        number += 1
+        name = f"{links}/{number}"
+        if os.path.lexists(name):
+            os.unlink(name)
+        os.symlink(path, name)
+        return str(number)
+
+    lowers = tuple(link(path) for path in parts.lowers)
+    return Parts(lowers, link(parts.upper) if parts.upper else "", link(parts.work) if parts.work else "")
+
+
+def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] | None) -> fuse.Server:
+    """Start fuse-overlayfs on ``target``; ``squash``: the uid and gid that everything is shown to belong to."""
+    program = tools.need("fuse-overlayfs", "because kernel overlayfs cannot be used here")
+    names = _link_all(parts, links)
+    options = ["lowerdir=" + ":".join(f"{links}/{name}" for name in names.lowers)]
+    if parts.upper:
+        options += [f"upperdir={links}/{names.upper}", f"workdir={links}/{names.work}"]
+    if squash:
+        options += [f"squash_to_uid={squash[0]}", f"squash_to_gid={squash[1]}"]
+    return fuse.start(program, [program, "-f", "-o", ",".join([*options, "allow_other,nodev,nosuid"]), target], target)

@@ -1,0 +1,65 @@
+"""What a user wrote after ``--overlay``, as records: ``SRC[:ro|:rw]``.
+
+Rules, in this order. A path that exists is taken whole, whatever it holds. ``\\:`` and ``\\,`` stand for the
+characters themselves. A last ``:suffix`` is the mode, and anything but ``ro`` and ``rw`` is an error. A
+comma separates only where every part names something that exists (Apptainer splits at every comma).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal, NamedTuple
+
+from overlay.failure import USAGE, Failure
+
+Mode = Literal["auto", "ro", "rw"]
+
+_SUFFIX = re.compile(r"(?<!\\):([^:/]*)$")
+
+
+class LayerSpec(NamedTuple):
+    """``source``: a path as the user meant it. ``mode``: what was asked, ``auto`` when nothing was."""
+
+    source: str
+    mode: Mode
+
+
+def parse(text: str) -> tuple[LayerSpec, ...]:
+    """The layers that one ``--overlay`` value names; `Failure` (exit 2) for a suffix nobody knows."""
+    whole = _one(text)
+    if os.path.lexists(whole.source) or "," not in text:
+        return (whole,)
+    parts = [_one(part) for part in re.split(r"(?<!\\),", text)]
+    if all(os.path.lexists(part.source) for part in parts):
+        return tuple(parts)
+    return (whole,)
+
+
+def _one(text: str) -> LayerSpec:
+    if not text:
+        raise Failure("an overlay needs a path", "the value of --overlay is empty", exit_code=USAGE)
+    if os.path.lexists(text):
+        return LayerSpec(text, "auto")
+    match = _SUFFIX.search(text)
+    if match is None:
+        return LayerSpec(_unescape(text), "auto")
+    source, suffix = text[: match.start()], match.group(1)
+    if suffix == "ro":
+        return LayerSpec(_taken(source), "ro")
+    if suffix == "rw":
+        return LayerSpec(_taken(source), "rw")
+    raise Failure(
+        f"--overlay {text}: the suffix ':{suffix}' is not known",
+        "only ':ro' (read-only) and ':rw' (writable) may follow the path",
+        "write '\\:' for a colon that belongs to the path",
+        USAGE,
+    )
+
+
+def _taken(source: str) -> str:
+    return source if os.path.lexists(source) else _unescape(source)
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([:,\\])", r"\1", text)

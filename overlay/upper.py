@@ -1,0 +1,45 @@
+"""Keeping a directory overlay readable by every driver.
+
+fuse-overlayfs and the kernel mark replaced directories each in its own way, and show the other's marks as
+files or deleted names again. So the overlay records which driver wrote it last, and when that was
+fuse-overlayfs, or nobody we know, its upper is brought into the one spelling that all of them read.
+"""
+
+from __future__ import annotations
+
+import os
+
+from overlay.layer import Overlay
+
+RECORD = ".sifkit.driver"
+
+
+def make_ready(overlay: Overlay, driver: str) -> int:
+    """Bring ``overlay``'s upper into the common spelling if need be and note that ``driver`` writes now.
+
+    Returns the number of marks rewritten. The note is made before the driver writes: a killed run is
+    found, and mended, by the next one.
+    """
+    record = f"{overlay.path}/{RECORD}"
+    last = _read(record)
+    changed = 0
+    if last != driver or last != "kernel":
+        changed = _normalise(overlay.upper) if os.listdir(overlay.upper) else 0
+    if last != driver:
+        with open(record, "w", encoding="ascii") as file:
+            file.write(f"{driver}\n")
+    return changed
+
+
+def _read(record: str) -> str:
+    try:
+        with open(record, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _normalise(upper: str) -> int:
+    from overlay import whiteout  # not for the usual start, which finds nothing to do
+
+    return whiteout.normalise_directory(upper)

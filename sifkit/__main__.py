@@ -1,0 +1,5 @@
+"""``python -m sifkit``."""
+
+from sifkit.cli.main import main
+
+main()

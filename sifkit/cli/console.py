@@ -1,0 +1,56 @@
+"""What a person sees on standard error, and how much of it. Standard output belongs to results and payloads."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from overlay.failure import Failure
+
+SILENT, QUIET, NORMAL, VERBOSE, DEBUG = -2, -1, 0, 1, 2
+
+
+class Console:
+    """Prints lines up to ``level``. Failures are always printed, but by ``--silent``."""
+
+    def __init__(self) -> None:
+        self.level = NORMAL
+
+    def failure(self, failure: Exception) -> None:
+        if self.level > SILENT:
+            self._print("", str(failure))
+
+    def warning(self, text: str) -> None:
+        if self.level >= NORMAL:
+            self._print("WARNING: ", text)
+
+    def info(self, text: str) -> None:
+        if self.level >= VERBOSE:
+            self._print("", text)
+
+    def debug(self, text: str) -> None:
+        if self.level >= DEBUG:
+            self._print("debug: ", text)
+
+    def _print(self, kind: str, text: str) -> None:
+        # One write: lines of several processes do not mix. Control characters of file names stay text.
+        shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        try:
+            os.write(2, f"sifkit: {kind}{shown}\n".encode("utf-8", "backslashreplace"))
+        except OSError:  # standard error is closed: there is nobody to tell
+            self.level = SILENT
+
+
+CONSOLE = Console()
+
+
+def end(code: int) -> None:
+    """Leave at once with ``code``; nothing of ours needs the interpreter's slow way out."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or 141  # 128 + SIGPIPE, as the shell would report it
+    os._exit(code)
+
+
+__all__ = ["CONSOLE", "Console", "Failure", "end"]

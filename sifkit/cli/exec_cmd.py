@@ -1,0 +1,160 @@
+"""``sifkit exec``, ``shell`` and ``run``: from the command line to a plan, and the plan to the runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from overlay import tools
+from overlay.arrange import arrange
+from overlay.layer import Tmpfs
+from overlay.spec import parse
+from sifkit.cli import config, options
+from sifkit.cli.console import CONSOLE
+from sifkit.image.resolve import resolve
+from sifkit.runtime import binds, container, environ, identity, memory, plan, userns
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_OPTIONS = (
+    click.option("-o", "--overlay", multiple=True, metavar="SRC[:ro|:rw]",
+                 help="Stack SRC on the image: a directory, an ext3 or a squashfs file. Repeatable; later is higher, "
+                      "a writable one is on top."),
+    click.option("--writable-tmpfs", is_flag=True, help="Take writes in memory and throw them away at the end."),
+    click.option("--tmpfs-size", metavar="SIZE", help="Most that --writable-tmpfs holds (512M, 4G; default: 1G, or "
+                                                      "half of the free memory if that is less)."),
+    click.option("-w", "--writable", is_flag=True, help="Write into the image directory itself."),
+    click.option("--create-dir", multiple=True, metavar="DIR",
+                 help="Make DIR in the writable overlay, owned by you. Repeatable."),
+    click.option("-B", "--bind", multiple=True, metavar="SRC[:DEST[:ro|rw]]",
+                 help="Show SRC of the host in the container, at DEST. Repeatable."),
+    click.option("--env", multiple=True, metavar="NAME=VALUE", help="Set a variable in the container. Repeatable."),
+    click.option("-e", "--cleanenv", is_flag=True, help="Pass nothing of the host's environment on."),
+    click.option("--cwd", "--pwd", "cwd", metavar="DIR", help="Start in DIR of the container."),
+    click.option("--no-home", is_flag=True, help="Do not show your home directory."),
+    click.option("-c", "--contain", is_flag=True, help="Empty /tmp, /var/tmp and home, and a minimal /dev."),
+    click.option("--wait", is_flag=True, help="At the end wait for processes left in the background."),
+    click.option("--dry-run", is_flag=True, help="Print what would be done, layer by layer, and do nothing."),
+    click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON."),
+)  # fmt: skip
+
+_SETTINGS: dict[str, Any] = {"allow_interspersed_args": False}
+
+
+def _run_options(function: F) -> F:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return options.verbosity(function)
+
+
+@click.command("exec", context_settings=_SETTINGS)
+@_run_options
+@click.argument("image")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(image: str, command: tuple[str, ...], **given: Any) -> int:
+    """Run COMMAND in IMAGE, a directory or a squashfs file that holds a root file system.
+
+    What follows IMAGE belongs to the command. The exit status is the command's own.
+
+    \b
+    sifkit exec image/ python3 --version
+    sifkit exec --overlay changes/ image/ pip install numpy
+    """
+    return _carry_out("exec", image, command, given)
+
+
+@click.command(context_settings=_SETTINGS)
+@_run_options
+@click.option("--shell", "shell_path", metavar="PATH", help="Program in the container to run as the shell.")
+@click.argument("image")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def shell(image: str, args: tuple[str, ...], **given: Any) -> int:
+    """Open a shell in IMAGE: bash when it is there, else sh; ARGS are handed to it.
+
+    \b
+    sifkit shell --overlay changes/ image/
+    sifkit shell --writable-tmpfs image.sqfs
+    """
+    return _carry_out("shell", image, args, given)
+
+
+@click.command(context_settings=_SETTINGS)
+@_run_options
+@click.argument("image")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(image: str, args: tuple[str, ...], **given: Any) -> int:
+    """Run what IMAGE was made to run: its runscript with ARGS, or a shell when it has none.
+
+    \b
+    sifkit run image/ --input data.root
+    """
+    return _carry_out("run", image, args, given)
+
+
+def _carry_out(verb: str, image: str, args: tuple[str, ...], given: dict[str, Any]) -> int:
+    if given["as_json"] and not given["dry_run"]:
+        raise click.UsageError("--json goes with --dry-run")
+    settings = config.load()
+    _apply(settings)
+    request = _request(verb, image, args, given, settings)
+    made = plan.build(request, identity.caller(), dict(os.environ), userns.privileged())
+    if given["dry_run"]:
+        from sifkit.cli import show_plan
+
+        return container.dry_run(made, lambda decision: show_plan.show(made, decision, given["as_json"]))
+    return container.run(made, CONSOLE)
+
+
+def _apply(settings: config.Config) -> None:
+    tools.configure(dict(settings.helpers))
+    if settings.session_dir:
+        os.environ.setdefault("SIFKIT_SESSION_DIR", settings.session_dir)
+
+
+def _request(
+    verb: str, image: str, args: tuple[str, ...], given: dict[str, Any], settings: config.Config
+) -> plan.Request:
+    tmpfs = _tmpfs(given, settings)
+    found = resolve(image)
+    stacked = arrange(tuple(spec for text in given["overlay"] for spec in parse(text)), tmpfs)
+    for warning in stacked.warnings:
+        CONSOLE.warning(warning)
+    return plan.Request(
+        verb=verb,
+        image=found.path,
+        base=found.layer,
+        args=args,
+        lowers=stacked.lowers,
+        upper=stacked.upper,
+        in_place=given["writable"],
+        create_dirs=given["create_dir"],
+        binds=tuple(bind for text in (*settings.bind, *given["bind"]) for bind in binds.parse(text)),
+        env=_assignments(given["env"]),
+        clean_env=given["cleanenv"],
+        contain=given["contain"],
+        home=not given["no_home"],
+        cwd=given["cwd"] or "",
+        shell=given.get("shell_path") or os.environ.get("SIFKIT_SHELL", ""),
+        wait=given["wait"],
+    )
+
+
+def _tmpfs(given: dict[str, Any], settings: config.Config) -> Tmpfs | None:
+    if not given["writable_tmpfs"]:
+        if given["tmpfs_size"]:
+            raise click.UsageError("--tmpfs-size goes with --writable-tmpfs")
+        return None
+    if given["writable"]:
+        raise click.UsageError("--writable and --writable-tmpfs exclude each other")
+    text = given["tmpfs_size"] or settings.tmpfs_size
+    return Tmpfs(options.size(text, "--tmpfs-size") if text else memory.tmpfs_default())
+
+
+def _assignments(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(environ.parse_assignment(text) for text in texts)
+    except ValueError as error:
+        raise click.UsageError(f"--env: {error}") from None

@@ -1,0 +1,96 @@
+"""The command ``sifkit``: a table of commands with static summaries; a command's module is imported when used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from overlay.failure import OURS, Failure, from_oserror
+from sifkit import __version__
+from sifkit.cli.console import CONSOLE, DEBUG, end
+from sifkit.cli.options import verbosity
+
+# Grouped by what people come for: heading -> (name, module, summary).
+TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "Run something in an image": (
+        ("exec", "exec_cmd", "Run a command in an image you cannot change"),
+        ("shell", "exec_cmd", "Open a shell in an image"),
+        ("run", "exec_cmd", "Run what the image was made to run"),
+    ),
+    "Keep and see changes": (("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),),
+    "Work on image files": (("sif", "sif_cmd", "List, check and edit the objects of a SIF image"),),
+    "Find out": (("doctor", "doctor_cmd", "Can this host run us, and what to do if not"),),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands come from `TABLE`, so that ``--help`` and every start import as little as can be."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for rows in TABLE.values() for name, _, _ in rows]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for rows in TABLE.values():
+            for name, module, _ in rows:
+                if name == cmd_name:
+                    found = getattr(import_module(f"sifkit.cli.{module}"), name if name != "exec" else "exec_")
+                    assert isinstance(found, click.Command)
+                    return found
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, rows in TABLE.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, summary) for name, _, summary in rows], col_max=14)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="sifkit %(version)s", help="Show the version and exit.")
+@verbosity
+def cli() -> None:
+    """Run images you cannot change as if you could, and keep the changes as things you can hold.
+
+    \b
+    sifkit exec /cvmfs/repo/image python3 analysis.py     a command in an image
+    sifkit shell --overlay changes/ image                 changes kept in a directory
+    sifkit exec --writable-tmpfs image make test          changes thrown away
+    sifkit COMMAND --help                                 everything about a command
+    """
+
+
+def main() -> None:
+    """Entry point of the console script. Exit status: see docs/exit-codes.md."""
+    code = 0
+    try:
+        result = cli.main(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except Failure as failure:
+        CONSOLE.failure(failure)
+        code = failure.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    except Exception as error:
+        code = _unexpected(error)
+    end(code)
+
+
+def _unexpected(error: Exception) -> int:
+    """A defect of ours, or an OSError nobody gave words to: one sentence; the traceback only with --debug."""
+    if CONSOLE.level >= DEBUG:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, OSError):
+        CONSOLE.failure(from_oserror("the operating system refused", error))
+    else:
+        hint = "run it again with --debug, and report what it prints"
+        CONSOLE.failure(Failure("a defect in sifkit", f"{type(error).__name__}: {error}", hint))
+    return OURS

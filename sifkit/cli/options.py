@@ -1,0 +1,43 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+from sifkit.cli import console
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_LEVELS = (
+    ("-q", "--quiet", console.QUIET, "No warnings."),
+    ("-s", "--silent", console.SILENT, "Nothing of ours, not even errors; only the exit status."),
+    ("-v", "--verbose", console.VERBOSE, "Say what is left out and why."),
+    ("-d", "--debug", console.DEBUG, "Say every step as it is done."),
+)
+
+
+def _set_level(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        console.CONSOLE.level = next(level for _, name, level, _ in _LEVELS if name == f"--{parameter.name}")
+        if console.CONSOLE.level >= console.VERBOSE:
+            ctx.meta["sifkit.verbose"] = True
+
+
+def verbosity(function: F) -> F:
+    """-q, -s, -v, -d: before the command or after it."""
+    for short, long, _, text in reversed(_LEVELS):
+        function = click.option(short, long, is_flag=True, expose_value=False, callback=_set_level, help=text)(function)
+    return function
+
+
+def size(text: str, option: str) -> int:
+    """Bytes of a size a user wrote (``512M``, ``2G``, bare: MiB)."""
+    from overlay.size import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None

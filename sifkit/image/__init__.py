@@ -1,0 +1,1 @@
+"""The one place that knows every kind of image, and makes a layer of it."""

@@ -1,0 +1,58 @@
+"""From the IMAGE of a command line to the layer that is the root file system."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from overlay import probe
+from overlay.failure import Failure, from_oserror
+from overlay.layer import Directory, Lower, SquashImage
+
+
+class Image(NamedTuple):
+    """``reference``: as the user wrote it. ``path``: absolute. ``layer``: the root file system."""
+
+    reference: str
+    path: str
+    layer: Lower
+
+
+def resolve(reference: str) -> Image:
+    """Find the root file system that ``reference`` names. `Failure` says what it is instead, if it is none."""
+    if not reference:
+        raise Failure("the image has no name", "IMAGE is empty", "name a directory or a squashfs file")
+    path = os.path.abspath(reference)
+    try:
+        # Also wakes an autofs mount, which could not be entered from a private mount namespace.
+        found = probe.classify(path)
+    except FileNotFoundError:
+        raise Failure(f"no image {reference}", "there is no such file or directory", _near(path)) from None
+    except OSError as error:
+        raise from_oserror(f"cannot open the image {reference}", error) from None
+    if found.problem:
+        raise Failure(f"cannot run {reference}", found.problem)
+    if found.kind is probe.Kind.DIRECTORY:
+        return Image(reference, path, _directory(reference, path))
+    if found.kind is probe.Kind.SQUASHFS:
+        return Image(reference, path, SquashImage(found.section))
+    raise Failure(
+        f"cannot run {reference}",
+        f"it is a {found.kind} file, and no root file system that can be run yet",
+        "use a directory or a squashfs file",
+    )
+
+
+def _directory(reference: str, path: str) -> Directory:
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise Failure(f"cannot open the image {reference}", "you may not read this directory")
+    return Directory(os.path.realpath(path))
+
+
+def _near(path: str) -> str:
+    parent = os.path.dirname(path)
+    while parent != "/" and not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    if parent.startswith("/cvmfs") or path.startswith("/cvmfs"):
+        return "check that the CVMFS repository is mounted: ls " + "/".join(path.split("/")[:3])
+    return f"{parent} is the last directory of that path that exists"

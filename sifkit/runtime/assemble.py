@@ -1,0 +1,223 @@
+"""From a plan to a mounted root, inside the namespaces of the run: what init does before the payload starts.
+
+Everything lies below one tmpfs, mounted over a directory of our own package, so that no directory of the
+host is hidden and none has to be made or removed:
+
+    images/N   image N, mounted        points/   mount points that the base lacks (the lowest layer)
+    upper/     tmpfs of --writable-tmpfs    files/   generated files    root/   the new root
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from typing import NamedTuple
+
+from overlay import driver, features, fuse, linux, mount, mountinfo, tools
+from overlay.attach import Attached, Owner, attach_all
+from overlay.failure import Failure, from_oserror
+from overlay.layer import Directory, Overlay, Tmpfs
+from overlay.upper import make_ready
+from sifkit.runtime import bindmount, inroot, userns
+from sifkit.runtime.notify import Notify
+from sifkit.runtime.plan import Plan
+
+SESSION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "session")
+_SESSION_BYTES = 64 << 20
+
+
+class Assembled(NamedTuple):
+    """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped."""
+
+    root: str
+    files: str
+    servers: tuple[fuse.Server, ...]
+    decision: driver.Decision
+    disk_session: str = ""
+
+
+class Survey(NamedTuple):
+    """What a plan meets on this host: `driver.choose` decides by it."""
+
+    features: features.Features
+    situation: driver.Situation
+
+
+def enter(plan: Plan) -> None:
+    """Enter the namespaces and mount the empty session."""
+    userns.enter(plan.who.uid, plan.who.gid, plan.privileged)
+    try:
+        linux.mount("sifkit", SESSION, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0755,size={_SESSION_BYTES}")
+        for name in ("images", "points", "files", "root", "links", "probe"):
+            os.mkdir(f"{SESSION}/{name}", 0o755)
+    except OSError as error:
+        raise from_oserror("cannot mount a tmpfs for the session", error) from None
+
+
+def survey(plan: Plan, extra_points: bool) -> Survey:
+    """Probe the kernel, and look at the upper directory."""
+    found = features.probe(f"{SESSION}/probe", plan.privileged)
+    upper = plan.stack.upper
+    fstype, xattr = "", True
+    if isinstance(upper, Overlay):
+        place = upper.upper if os.path.isdir(upper.upper) else upper.path
+        fstype = mountinfo.fstype(place)
+        xattr = not os.access(place, os.W_OK) or features.takes_xattr(place)
+    situation = driver.Situation(
+        privileged=plan.privileged,
+        foreign_base=plan.foreign_base,
+        extra_points=extra_points,
+        upper_fstype=fstype,
+        upper_xattr=xattr,
+        fuse_overlayfs=tools.find("fuse-overlayfs") is not None and not features.without("fuse-overlayfs"),
+        forced=os.environ.get(driver.FORCE, ""),
+    )
+    return Survey(found, situation)
+
+
+def assemble(plan: Plan, notify: Notify) -> Assembled:
+    """Mount the root of ``plan``. `enter` comes first. `Failure` when it cannot be done."""
+    seen = survey(plan, extra_points=False)
+    # Real root sees the owners in an image; everybody else is made owner of all of it.
+    owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
+    layers = (plan.stack.base, *plan.stack.lowers)
+    attached = attach_all(layers, f"{SESSION}/images", seen.features, owner)
+    for layer, entry in zip(layers, attached, strict=True):
+        notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
+    base = attached[0].path
+    points = not plan.stack.in_place and _make_points(plan, base)
+    decision = driver.choose(plan.stack, seen.features, seen.situation._replace(extra_points=points))
+    notify.debug(f"driver: {decision.driver}: {decision.reason}")
+    if decision.warning:
+        notify.warning(decision.warning)
+    servers = tuple(entry.server for entry in attached if entry.server)
+    return _mount(plan, attached, points, decision, seen, servers, notify)
+
+
+def _mount(
+    plan: Plan,
+    attached: list[Attached],
+    points: bool,
+    decision: driver.Decision,
+    seen: Survey,
+    servers: tuple[fuse.Server, ...],
+    notify: Notify,
+) -> Assembled:
+    root, files = f"{SESSION}/root", f"{SESSION}/files"
+    if decision.driver == "bind":
+        attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+        attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
+        _attempt(f"mount {attached[0].path} as root", bindmount.bind, attached[0].path, root, attributes, False)
+        return Assembled(root, files, servers, decision)
+    lowers = [entry.path for entry in (*attached[1:], attached[0])]
+    if points or (plan.stack.upper is None and len(lowers) == 1):
+        lowers.append(f"{SESSION}/points")
+    upper, work, disk = _upper(plan, seen.features, decision)
+    parts = mount.Parts(tuple(lowers), upper, work)
+    if upper:
+        _make_dirs(plan, upper)
+    if decision.driver == "kernel":
+        try:
+            mount.kernel(parts, root, decision.by_text, f"{SESSION}/links")
+        except mount.Refused as error:
+            decision = _instead(decision, error, seen, notify)
+        else:
+            _open_work(work)
+            return Assembled(root, files, servers, decision, disk)
+    squash = (plan.who.uid, plan.who.gid) if decision.squash else None
+    server = mount.fuse_overlay(parts, root, f"{SESSION}/links", squash)
+    fuse.wait_mounted([server])
+    return Assembled(root, files, (*servers, server), decision, disk)
+
+
+def _attempt(what: str, action: object, *args: object) -> None:
+    try:
+        action(*args)  # type: ignore[operator]
+    except OSError as error:
+        raise from_oserror(f"cannot {what}", error) from None
+
+
+def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: Notify) -> driver.Decision:
+    """fuse-overlayfs, where the kernel refused after all what the probe let expect."""
+    reason = f"kernel overlayfs refused: {error.strerror}"
+    if not (seen.features.fuse and seen.situation.fuse_overlayfs) or seen.situation.forced == "kernel":
+        hint = "sifkit doctor shows what this host can do; --debug shows every step"
+        if error.errno == errno.ESTALE:
+            hint = "the overlay was used with another base; use a new one, or the base it was made with"
+        raise Failure("cannot mount the overlay", reason, hint)
+    notify.warning(f"{reason}; using fuse-overlayfs, which is slower")
+    return decision._replace(driver="fuse-overlayfs", reason=reason)
+
+
+def _upper(plan: Plan, found: features.Features, decision: driver.Decision) -> tuple[str, str, str]:
+    """Upper and work directory, and the directory on disk to be removed at the end, if there is one."""
+    upper = plan.stack.upper
+    if isinstance(upper, Overlay):
+        _attempt(f"prepare {upper.path}", make_ready, upper, decision.driver)
+        return upper.upper, upper.work, ""
+    if not isinstance(upper, Tmpfs):
+        return "", "", ""
+    if found.tmpfs_xattr:
+        place, disk = f"{SESSION}/upper", ""
+        os.mkdir(place, 0o755)
+        options = f"mode=0755,size={upper.size}"
+        _attempt("mount a tmpfs for the changes", linux.mount, "tmpfs", place, "tmpfs", linux.MS_NODEV, options)
+    else:
+        # Without xattrs kernel overlayfs cannot mark a replaced directory: rm -rf of one would fail with EIO.
+        place = disk = tempfile.mkdtemp(prefix="sifkit-", dir=os.environ.get("SIFKIT_SESSION_DIR"))
+    for name in ("upper", "work"):
+        os.mkdir(f"{place}/{name}", 0o755)
+    return f"{place}/upper", f"{place}/work", disk
+
+
+def _open_work(work: str) -> None:
+    """The kernel makes work/work with mode 000, which its owner could not `rm -rf` later."""
+    if work and os.path.isdir(f"{work}/work"):
+        os.chmod(f"{work}/work", 0o700)
+
+
+def _make_dirs(plan: Plan, upper: str) -> None:
+    for path in plan.create_dirs:
+        top = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(inroot.create(top, path, directory=True))
+        except OSError as error:
+            raise from_oserror(f"cannot make --create-dir {path} in the overlay", error) from None
+        finally:
+            os.close(top)
+
+
+def _make_points(plan: Plan, base: str) -> bool:
+    """Make in points/ every mount point that ``base`` lacks; whether there was any.
+
+    Being the lowest layer it adds names and changes nothing: directories of the base keep their attributes.
+    """
+    top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    points = os.open(f"{SESSION}/points", os.O_PATH | os.O_CLOEXEC)
+    made = False
+    try:
+        for step in plan.steps:
+            try:
+                found, names = inroot.missing(top, step.destination)
+            except OSError:  # unreadable or a loop of links: applying the step says so
+                continue
+            if names:
+                path = "/".join([found, *names])
+                os.close(inroot.create(points, path, step.is_directory()))
+                made = True
+    finally:
+        os.close(top)
+        os.close(points)
+    return made
+
+
+def base_of(plan: Plan) -> str:
+    """The base's directory when it is one, for plans that attach nothing (``--dry-run``); else ""."""
+    return plan.stack.base.path if isinstance(plan.stack.base, Directory) else ""
+
+
+def lacks_points(plan: Plan) -> bool:
+    """Whether the base lacks a mount point; True for an image, which only attaching it could tell."""
+    base = base_of(plan)
+    return not base or (not plan.stack.in_place and _make_points(plan, base))

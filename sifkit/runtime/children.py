@@ -1,0 +1,88 @@
+"""The processes below us: reaping them, finding them, ending them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Iterator
+
+FROM_TERMINAL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: Ctrl-C and the like, sent to a whole process group
+
+
+def reap(_keep: Collection[int] = ()) -> Iterator[tuple[int, int]]:
+    """Every child that ended or stopped since the last call, as (pid, wait status)."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        yield pid, status
+
+
+def exit_code(status: int) -> int:
+    """What a shell would report for a wait status: the exit status, or 128+N for signal N."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def others(keep: Collection[int]) -> set[int]:
+    """The living descendants of this process, without those in ``keep``."""
+    me = os.getpid()
+    first = _children(me)
+    if first is not None and not first - set(keep):
+        return set()
+    parents = _parents()
+    found = {pid for pid, parent in parents.items() if parent == me and pid not in keep}
+    grown = True
+    while grown:
+        below = {pid for pid, parent in parents.items() if parent in found} - found
+        grown = bool(below)
+        found |= below
+    return found
+
+
+def signal_all(keep: Collection[int], number: int) -> None:
+    """Send signal ``number`` to every descendant but ``keep``; SIGCONT follows, for one that is stopped."""
+    for pid in others(keep):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+            os.kill(pid, signal.SIGCONT)
+
+
+def kill_all(keep: Collection[int]) -> None:
+    """SIGKILL every descendant but ``keep``, again while new ones appear, and reap them."""
+    while left := others(keep):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _children(pid: int) -> set[int] | None:
+    """Direct children by the kernel's own list; None where it has none (CONFIG_PROC_CHILDREN)."""
+    try:
+        with open(f"/proc/self/task/{pid}/children", encoding="ascii") as file:
+            return {int(word) for word in file.read().split()}
+    except OSError:
+        return None
+
+
+def _parents() -> dict[int, int]:
+    """Parent of every living process that we can see (proc(5), /proc/PID/stat)."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:  # it ended in the meantime
+            continue
+        if fields[0] not in "ZX":
+            parents[int(name)] = int(fields[1])
+    return parents

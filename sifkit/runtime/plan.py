@@ -1,0 +1,150 @@
+"""The frozen decision of a run. Nothing has happened when a plan exists; ``--dry-run`` prints it and stops."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from overlay.failure import USAGE, Failure
+from overlay.layer import Directory, Lower, Overlay, Stack, Writable
+from sifkit.runtime import defaults, environ, foreign
+from sifkit.runtime.identity import Identity
+from sifkit.runtime.steps import Bind, Step
+
+RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
+SHELLS = (("/bin/bash", "--norc"), ("/usr/bin/bash", "--norc"), ("/bin/sh",), ("/usr/bin/sh",))
+
+
+class Request(NamedTuple):
+    """What was asked for, with images and overlays already found. Container paths are absolute."""
+
+    verb: str
+    image: str
+    base: Lower
+    args: tuple[str, ...]
+    lowers: tuple[Lower, ...] = ()
+    upper: Writable | None = None
+    in_place: bool = False
+    create_dirs: tuple[str, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    clean_env: bool = False
+    contain: bool = False
+    home: bool = True
+    cwd: str = ""
+    shell: str = ""
+    wait: bool = False
+
+
+class Plan(NamedTuple):
+    """Everything a run will do. ``commands``: the first whose program exists in the container is run.
+
+    ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
+    no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "".
+    """
+
+    verb: str
+    image: str
+    stack: Stack
+    steps: tuple[Step, ...]
+    who: Identity
+    privileged: bool
+    foreign_base: str
+    commands: tuple[tuple[str, ...], ...]
+    environment: environ.Environment
+    cwds: tuple[str, ...]
+    cwd_required: bool
+    create_dirs: tuple[str, ...]
+    umask: int
+    wait: bool
+
+
+def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
+    """Make the plan of ``request`` for the caller ``who`` with the environment ``host``. Changes nothing."""
+    _check(request)
+    home = who.home if os.path.isabs(who.home) else "/"
+    cwd = _host_cwd()
+    writable_root = privileged and (request.in_place or request.upper is not None)
+    steps = defaults.steps(who, home, cwd, request, accounts=not writable_root)
+    base = request.base.path if isinstance(request.base, Directory) else ""
+    return Plan(
+        verb=request.verb,
+        image=request.image,
+        stack=Stack(request.base, request.lowers, request.upper, request.in_place),
+        steps=steps,
+        who=who,
+        privileged=privileged,
+        foreign_base="" if privileged or not base else foreign.owner(base, who.uid),
+        commands=commands(request),
+        environment=environ.build(host, request.image, request.verb, home, request.clean_env, request.env),
+        cwds=_cwds(request, home, cwd),
+        cwd_required=bool(request.cwd),
+        create_dirs=request.create_dirs,
+        umask=_umask(),
+        wait=request.wait,
+    )
+
+
+def _check(request: Request) -> None:
+    if request.in_place and (request.upper is not None or request.lowers):
+        raise Failure(
+            "--writable excludes overlays",
+            "it writes into the image directory itself",
+            "leave out --writable to write into the overlay",
+            USAGE,
+        )
+    if request.in_place and not isinstance(request.base, Directory):
+        raise Failure(
+            f"--writable: {request.image} cannot be written",
+            "a squashfs image is read-only by nature",
+            "use --overlay DIR/ to keep the changes, or --writable-tmpfs to throw them away",
+        )
+    if request.in_place and isinstance(request.base, Directory) and not os.access(request.base.path, os.W_OK):
+        raise Failure(
+            f"--writable: you may not write in {request.image}",
+            "the directory belongs to somebody else or lies on a read-only file system",
+            "use --overlay DIR/ to keep the changes beside it",
+        )
+    if request.create_dirs and request.upper is None:
+        hint = "add --overlay DIR/ or --writable-tmpfs"
+        raise Failure("--create-dir needs a writable overlay", "there is none to make it in", hint, USAGE)
+    for path in request.create_dirs:
+        if ".." in path.split("/") or not path.strip("/"):
+            raise Failure(f"--create-dir {path}", "it must be a path inside the container, without '..'", "", USAGE)
+    if request.cwd and not os.path.isabs(request.cwd):
+        raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
+
+
+def commands(request: Request) -> tuple[tuple[str, ...], ...]:
+    """What may be run, best first, for the verb of ``request``."""
+    if request.verb == "exec":
+        return (request.args,)
+    shells = tuple((*shell, *request.args) for shell in SHELLS)
+    if request.verb == "run":
+        return (*((script, *request.args) for script in RUNSCRIPTS), *shells)
+    return ((request.shell, *request.args),) if request.shell else shells
+
+
+def _host_cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # removed, or above it a directory that may not be read: no reason to fail
+        return ""
+
+
+def _cwds(request: Request, home: str, cwd: str) -> tuple[str, ...]:
+    if request.cwd:
+        return (request.cwd,)
+    fallback = (home, "/") if request.home else ("/",)
+    return fallback if request.contain or not cwd else (cwd, *fallback)
+
+
+def _umask() -> int:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
+
+
+def writable_directory(plan: Plan) -> Overlay | None:
+    """The directory overlay that ``plan`` writes into, which must be locked and prepared; else None."""
+    return plan.stack.upper if isinstance(plan.stack.upper, Overlay) else None

@@ -1,0 +1,63 @@
+"""Namespaces of a run, and what it means when the host refuses them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlay import linux as mounts
+from overlay.failure import Failure
+from overlay.features import without
+from sifkit.runtime import linux
+
+
+def privileged() -> bool:
+    """Whether we are real root here: uid 0 with CAP_SYS_ADMIN, and mount namespaces are allowed (containers)."""
+    if os.geteuid() != 0 or without("root"):
+        return False
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> linux.CAP_SYS_ADMIN & 1)
+
+
+def enter(uid: int, gid: int, real_root: bool) -> None:
+    """Enter a mount namespace, and unless ``real_root`` a user namespace that maps the caller to itself."""
+    try:
+        linux.unshare(linux.CLONE_NEWNS if real_root else linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
+        if not real_root:
+            _map(uid, gid)
+        # Changes of the host (autofs, CVMFS) are to be seen here, ours never there.
+        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
+    except OSError as error:
+        raise refused(error) from None
+
+
+def _map(uid: int, gid: int) -> None:
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def refused(error: OSError) -> Failure:
+    """Why unshare(2) failed, as far as its number and the host's switches tell."""
+    switches = {
+        "/proc/sys/kernel/unprivileged_userns_clone": "kernel.unprivileged_userns_clone is 0",
+        "/proc/sys/user/max_user_namespaces": "user.max_user_namespaces is 0",
+    }
+    causes = [text for path, text in switches.items() if _reads_zero(path)]
+    if error.errno in (errno.EPERM, errno.EACCES) and not causes:
+        causes = ["a security module or the container around us forbids them"]
+    if error.errno in (errno.ENOSPC, errno.EUSERS) and not causes:
+        causes = ["the limit of namespaces is used up (user.max_user_namespaces), or they are nested 32 deep"]
+    if error.errno == errno.EINVAL:
+        causes = ["this kernel has no user namespaces, or another thread runs in this process"]
+    cause = f"{os.strerror(error.errno or 0)}: {causes[0]}" if causes else os.strerror(error.errno or 0)
+    return Failure("this host does not let you make namespaces", cause, "sifkit doctor says what is set and what to change")
+
+
+def _reads_zero(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() == "0"
+    except OSError:  # this kernel does not have the switch
+        return False
