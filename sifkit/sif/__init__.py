@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sifkit.sif.edit import Edit, Written, editing
-    from sifkit.sif.edit_add import add
+    from sifkit.sif.edit_add import add, add_object, settle
     from sifkit.sif.edit_change import change, set_primary
     from sifkit.sif.edit_compact import compact
     from sifkit.sif.edit_delete import delete
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         WrongObject,
     )
     from sifkit.sif.inspection import Finding, check
-    from sifkit.sif.objects import Fill, NewObject, partition, signature
+    from sifkit.sif.objects import Fill, NewObject, architecture, partition, signature
     from sifkit.sif.reader import Image, open
     from sifkit.sif.records import CryptoExtra, Descriptor, Header, PartitionExtra, SbomExtra, SignatureExtra
     from sifkit.sif.selection import (
@@ -124,10 +124,12 @@ __all__ = [
     "Written",
     "WrongObject",
     "add",
+    "add_object",
     "all_of",
     "any_of",
     "arch_code",
     "arch_text",
+    "architecture",
     "by_id",
     "change",
     "check",
@@ -154,6 +156,7 @@ __all__ = [
     "sbom_text",
     "select",
     "set_primary",
+    "settle",
     "signature",
     "with_digest",
 ]
@@ -161,7 +164,7 @@ __all__ = [
 # Module -> the names that it gives to this package.
 _MODULES = {
     "edit": "Edit Written editing",
-    "edit_add": "add",
+    "edit_add": "add add_object settle",
     "edit_change": "change set_primary",
     "edit_compact": "compact",
     "edit_delete": "delete",
@@ -172,7 +175,7 @@ _MODULES = {
     " ObjectNotFound PrimaryExists SifError Signed Truncated WrongObject",
     "inspection": "Finding check",
     "records": "CryptoExtra Descriptor Header PartitionExtra SbomExtra SignatureExtra",
-    "objects": "Fill NewObject partition signature",
+    "objects": "Fill NewObject architecture partition signature",
     "reader": "Image open",
     "selection": "Selector all_of any_of by_id linked_to linked_to_group negate of_fs_type of_group"
     " of_part_type of_type one select with_digest",

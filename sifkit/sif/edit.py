@@ -32,10 +32,13 @@ from sifkit.sif.selection import by_id, one
 
 
 class Written(NamedTuple):
-    """What a change did: IDs of the objects it touched and how many bytes in the file belong to no object."""
+    """What a change did: IDs of the objects it touched, whether it broke a signature (only ever with ``force``),
+    and ``left``: how many bytes of deleted objects are still in the file.
+    """
 
     ids: tuple[int, ...]
-    slack: int
+    broke: bool
+    left: int = 0
 
 
 class Edit:
@@ -103,19 +106,11 @@ class Edit:
         after = integrity.coverage(self.header, self.objects.values())
         return integrity.breaks(self._coverage, after)
 
+    def result(self, ids: tuple[int, ...]) -> Written:
+        return Written(ids, self.broken())
+
     def put(self, descriptor: Descriptor) -> None:
         self.objects[descriptor.slot] = descriptor
-
-    def slack(self) -> int:
-        """Bytes of the file after the table that belong to no object."""
-        used = 0
-        at = max(self.header.table_end, HEADER_SIZE)
-        length = os.fstat(self.fd).st_size
-        for start, end in sorted((d.offset, min(d.end, length)) for d in self.objects.values()):
-            if end > at:
-                used += end - max(start, at)
-                at = end
-        return max(0, length - self.header.table_end - used)
 
     def commit(self) -> None:
         """Write table and header; the change is on disk when this returns. Nothing to write: nothing happens."""

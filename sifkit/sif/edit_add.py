@@ -13,9 +13,7 @@ from sifkit.sif.enums import DataType
 from sifkit.sif.errors import BadObject, PrimaryExists
 from sifkit.sif.objects import Fill, NewObject, alignment_of, descriptor_of, next_aligned
 from sifkit.sif.reader import Path
-from sifkit.sif.records import (
-    Descriptor,
-)
+from sifkit.sif.records import Descriptor, PartitionExtra
 from sifkit.sif.view import ObjectView
 
 
@@ -30,7 +28,7 @@ def add(path: Path, *new: NewObject, time: int | None = None, force: bool = Fals
     with editing(path, time=time, force=force) as edit:
         ids = tuple(add_object(edit, one).id for one in new)
         edit.commit()
-        return Written(ids, edit.slack())
+        return edit.result(ids)
 
 
 def add_object(edit: Edit, new: NewObject) -> Descriptor:
@@ -48,6 +46,15 @@ def add_object(edit: Edit, new: NewObject) -> Descriptor:
         edit.header = edit.header._replace(arch=descriptor.partition.arch)
     edit.require_unbroken("adding an object", {**edit.objects, slot: descriptor})
     return _write(edit, new, descriptor)
+
+
+def settle(edit: Edit, descriptor: Descriptor, extra: PartitionExtra) -> Descriptor:
+    """Within a change: correct the extra of a partition just added, once its bytes have told what it is."""
+    settled = descriptor._replace(extra=extra)
+    edit.put(settled)
+    if settled.is_primary:
+        edit.header = edit.header._replace(arch=extra.arch)
+    return settled
 
 
 def _write(edit: Edit, new: NewObject, descriptor: Descriptor) -> Descriptor:

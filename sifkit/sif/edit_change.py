@@ -27,7 +27,7 @@ def set_primary(path: Path, number: int, *, time: int | None = None, force: bool
         _make_primary(edit, edit.find(number))
         edit.require_unbroken("setting the primary partition")
         edit.commit()
-        return Written((number,), edit.slack())
+        return edit.result((number,))
 
 
 def _make_primary(edit: Edit, descriptor: Descriptor) -> None:
@@ -84,7 +84,7 @@ def change(path: Path, number: int, *, name: str | bytes | None = None, group: i
             _change_partition(edit, descriptor, fs, part, arch)
         edit.require_unbroken(f"changing object {number}")
         edit.commit()
-        return Written((number,), edit.slack())
+        return edit.result((number,))
 
 
 def _plain_fields(name: str | bytes | None, group: int | None, link: int | None,

@@ -35,7 +35,9 @@ def delete(path: Path, *ids: int, zero: bool = False, compact: bool = False, tim
             edit.header = edit.header._replace(data_size=end - edit.header.data_offset)
         edit.commit()
         _destroy(edit, gone if zero else [], end)
-        return Written(tuple(d.id for d in gone), edit.slack())
+        length = os.fstat(edit.fd).st_size
+        left = sum(max(0, min(d.end, length) - max(0, d.offset)) for d in gone)
+        return edit.result(tuple(d.id for d in gone))._replace(left=left)
 
 
 def _remove(edit: Edit, descriptor: Descriptor) -> Descriptor:

@@ -27,7 +27,7 @@ def grow(path: Path, capacity: int, *, time: int | None = None) -> Written:
             grow_table(edit, capacity)
             edit.header = edit.header._replace(modified=edit.now)
         edit.commit()
-        return Written((), edit.slack())
+        return edit.result(())
 
 
 def grow_table(edit: Edit, capacity: int) -> None:

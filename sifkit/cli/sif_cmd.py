@@ -1,0 +1,227 @@
+"""``sifkit sif``: look into SIF images and change them. siftool's commands, flags and text."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from overlay.failure import Failure
+from sifkit.cli import sif_types as types
+
+if TYPE_CHECKING:
+    from sifkit.sif import Written
+
+FILE = click.argument("file", type=click.Path(), metavar="FILE")
+ID = click.argument("number", type=int, metavar="ID")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes and Unix times.")
+FORCE = click.option("--force", is_flag=True, help="Do it also when that breaks a signature.")
+
+
+@click.group(epilog="Example: sifkit sif list image.sif")
+def sif() -> None:
+    """Look into a SIF image and change what is in it."""
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@sif.command("header", epilog="Example: sifkit sif header image.sif")
+@JSON
+@FILE
+def header(file: str, as_json: bool) -> None:
+    """Show the image's global header: architecture, ID, times, sizes."""
+    from sifkit import sif as library
+    from sifkit.cli import sif_text
+
+    with types.failures(f"cannot read {file}"), library.open(file) as image:
+        if as_json:
+            _print_json(sif_text.header_json(image.header))
+        else:
+            click.echo(sif_text.header_text(image.header), nl=False)
+
+
+@sif.command("list", epilog="Example: sifkit sif list image.sif")
+@JSON
+@FILE
+def list_(file: str, as_json: bool) -> None:
+    """Show one line for each object of the image."""
+    from sifkit import sif as library
+    from sifkit.cli import sif_text
+
+    with types.failures(f"cannot read {file}"), library.open(file) as image:
+        if as_json:
+            _print_json([sif_text.object_json(d) for d in image.objects])
+        else:
+            click.echo(sif_text.list_text(image.objects), nl=False)
+
+
+@sif.command("info", epilog="Example: sifkit sif info 3 image.sif")
+@JSON
+@ID
+@FILE
+def info(number: int, file: str, as_json: bool) -> None:
+    """Show everything about object ID of the image."""
+    from sifkit import sif as library
+    from sifkit.cli import sif_text
+
+    with types.failures(f"cannot read object {number} of {file}"), library.open(file) as image:
+        found = image.one(library.by_id(number))
+        if as_json:
+            _print_json(sif_text.object_json(found))
+        else:
+            click.echo(sif_text.info_text(found), nl=False)
+
+
+@sif.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")
+@click.option("-o", "--output", type=click.Path(), metavar="OUT", help="Write to this new file; holes stay holes.")
+@click.option("--force", is_flag=True, help="Overwrite OUT when it exists.")
+@ID
+@FILE
+def dump(number: int, file: str, output: str | None, force: bool) -> None:
+    """Write the bytes of object ID to standard output, or to a file.
+
+    Never to a terminal: redirect it, or use -o.
+    """
+    from sifkit import sif as library
+    from sifkit.sif import transfer
+
+    if output in (None, "-") and os.isatty(sys.stdout.fileno()):
+        raise Failure("not written to a terminal", "objects are binary", f"sifkit sif dump {number} {file} -o OUT", 2)
+    with types.failures(f"cannot dump object {number} of {file}"), library.open(file) as image:
+        view = image.view(image.one(library.by_id(number)))
+        if output in (None, "-"):
+            sys.stdout.flush()
+            transfer.pour(image.fd, view.offset, view.size, sys.stdout.fileno())
+        else:
+            assert output is not None
+            _dump_to(image.fd, view.offset, view.size, output, force)
+
+
+def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> None:
+    from sifkit.sif import transfer
+
+    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL)
+    target = os.open(output, how, 0o666)
+    try:
+        if os.path.samestat(os.fstat(source), os.fstat(target)):
+            raise Failure(f"{output} is the image itself", "an object cannot replace it")
+        os.ftruncate(target, 0)
+        transfer.copy(source, offset, target, 0, size)
+    except BaseException:
+        if not force:
+            os.unlink(output)
+        raise
+    finally:
+        os.close(target)
+
+
+@sif.command("new", epilog="Example: sifkit sif new image.sif")
+@click.option("--capacity", type=int, default=48, show_default=True, help="Number of objects that have room at first.")
+@click.option("--deterministic", is_flag=True, help="No ID and no times: same input, same bytes.")
+@FILE
+def new(file: str, capacity: int, deterministic: bool) -> None:
+    """Make an empty image. An existing file is never touched."""
+    from sifkit import sif as library
+
+    try:
+        with types.failures(f"cannot make {file}"):
+            library.create(file, capacity=capacity, deterministic=deterministic)
+    except Failure as failure:
+        if isinstance(failure.__cause__, FileExistsError):
+            raise Failure(f"{file} exists already", "it was not touched", "remove it first, or name another") from None
+        raise
+
+
+@sif.command("del", epilog="Example: sifkit sif del 4 image.sif --zero --compact")
+@click.option("--zero", is_flag=True, help="Overwrite the object's bytes with zeros.")
+@click.option("--compact", is_flag=True, help="Cut the file after its last object.")
+@FORCE
+@ID
+@FILE
+def delete(number: int, file: str, zero: bool, compact: bool, force: bool) -> None:
+    """Delete object ID from the image.
+
+    Without --zero its bytes stay readable in the file; without --compact the file keeps its length.
+    """
+    from sifkit import sif as library
+
+    with types.failures(f"cannot delete object {number} of {file}"):
+        done = library.delete(file, number, zero=zero, compact=compact, force=force)
+    _say_broken(done)
+    if done.left:
+        zeros = ", as zeros" if zero else ""
+        _say(f"{done.left} bytes of the object stay in the file{zeros}; sifkit sif compact {file} gives them back")
+
+
+def _say_broken(done: Written) -> None:
+    if done.broke:
+        _say("WARNING: the signature of this image is now broken")
+
+
+@sif.command("setprim", epilog="Example: sifkit sif setprim 4 image.sif")
+@FORCE
+@ID
+@FILE
+def setprim(number: int, file: str, force: bool) -> None:
+    """Make system partition ID the one that containers start from."""
+    from sifkit import sif as library
+
+    with types.failures(f"cannot make object {number} of {file} the primary partition"):
+        _say_broken(library.set_primary(file, number, force=force))
+
+
+@sif.command("check", epilog="Example: sifkit sif check image.sif")
+@JSON
+@FILE
+@click.pass_context
+def check(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Show everything that is wrong with the image, one line each.
+
+    Exit status 1 when anything is. Keys and signatures as such are not verified.
+    """
+    from sifkit import sif as library
+
+    with types.failures(f"cannot check {file}"):
+        found = library.check(file)
+    if as_json:
+        _print_json([finding._asdict() for finding in found])
+    for finding in () if as_json else found:
+        what = f"object {finding.object_id}: " if finding.object_id else ""
+        click.echo(f"{click.format_filename(file)}: byte {finding.offset}: {what}{finding.text}")
+    if found:
+        ctx.exit(1)
+    if not as_json:
+        click.echo(f"{click.format_filename(file)}: nothing wrong")
+
+
+@sif.command("compact", epilog="Example: sifkit sif compact image.sif")
+@FILE
+def compact(file: str) -> None:
+    """Rewrite the image without the bytes that belong to no object.
+
+    Signatures stay valid. The new file takes the old one's place when it is complete.
+    """
+    from sifkit import sif as library
+
+    with types.failures(f"cannot compact {file}"):
+        saved = library.compact(file)
+    _say(f"{file} is {saved} bytes shorter" if saved > 0 else f"{file} has nothing to give back")
+
+
+def _register() -> None:
+    from sifkit.cli import sif_change
+
+    sif.add_command(sif_change.add)
+    sif.add_command(sif_change.set_)
+
+
+_register()
