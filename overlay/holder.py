@@ -9,7 +9,6 @@ only ever informative: they are written after the lock is taken, may be missing,
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -103,12 +102,22 @@ def _pid_namespace() -> str:
 
 
 def encode(holder: Holder) -> bytes:
-    """``holder`` as one JSON object."""
-    return json.dumps(holder._asdict()).encode()
+    """``holder`` as one JSON object. By hand: the json module is a tenth of the time of a start."""
+    pairs = (f'"{name}": {_json(value)}' for name, value in holder._asdict().items())
+    return ("{" + ", ".join(pairs) + "}").encode()
+
+
+def _json(value: str | float) -> str:
+    if isinstance(value, str):
+        plain = (c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value)
+        return '"' + "".join(plain) + '"'
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
 def decode(data: bytes) -> Holder | None:
     """The record in ``data``; None when it is none (anybody can write there)."""
+    import json
+
     try:
         fields: Any = json.loads(data)
         holder = Holder(**{name: fields[name] for name in Holder._fields if name in fields})

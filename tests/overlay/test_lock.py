@@ -82,11 +82,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> lock.Target:
         (tmp_path / "d").mkdir()
         return str(tmp_path / "d")
     (tmp_path / "i").write_bytes(bytes(100))
-    return (
-        Section(str(tmp_path / "i"), 0, 100)
-        if request.param == "image"
-        else Section(str(tmp_path / "i"), 40, 20)
-    )
+    return Section(str(tmp_path / "i"), 0, 100) if request.param == "image" else Section(str(tmp_path / "i"), 40, 20)
 
 
 @pytest.fixture
@@ -98,9 +94,7 @@ def writer(target: lock.Target) -> Iterator[Process]:
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_a_writer_excludes_everybody_and_is_named(
-    target: lock.Target, writer: Process, exclusive: bool
-) -> None:
+def test_a_writer_excludes_everybody_and_is_named(target: lock.Target, writer: Process, exclusive: bool) -> None:
     with pytest.raises(InUse, match="in use for writing by pid") as caught:
         acquire(target, exclusive=exclusive)
     (who,) = caught.value.holders
@@ -280,32 +274,3 @@ def test_no_place_for_records_is_no_failure(target: lock.Target, monkeypatch: py
 
 def test_records_list_everything_held(target: lock.Target, writer: Process) -> None:
     assert [(h.pid, h.exclusive) for h in records.records()] == [(writer.popen.pid, True)]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"3",
-        b'{"pid": 1}',
-        b"\xff",
-        b"[" * 100000,
-        b'{"path":1,"exclusive":1,"host":2,"pid":"x","command":[],"since":0}',
-    ],
-)
-def test_rubbish_is_no_record(data: bytes) -> None:
-    assert records.decode(data) is None
-
-
-def test_liveness() -> None:
-    me = records.myself("x", True)
-    assert records.decode(records.encode(me)) == me
-    assert me.alive is True
-    assert me._replace(started=me.started - 1).alive is False
-    assert me._replace(boot_id="other").alive is False
-    assert me._replace(host="elsewhere").alive is None
-    assert me._replace(pid_namespace="pid:[1]").alive is None
-    assert "\n" not in me._replace(command="a\nb\x1b[31m").describe()
-    assert "\x1b" not in me._replace(command="a\nb\x1b[31m").describe()

@@ -1,0 +1,108 @@
+"""What an overlay is, how full, whose, in what state, and in use by whom: the facts, as data."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final, NamedTuple
+
+from overlay import lock, probe
+from overlay.extread import ExtError, ExtReader
+from overlay.holder import Holder
+from overlay.section import Section
+from overlay.size import KIB, format_size
+from overlay.superblock import Superblock
+
+_NEARLY_FULL: Final = 0.05
+
+
+class Info(NamedTuple):
+    """``size`` and ``allocated`` are bytes (0 for a directory); ``ext`` is None for anything but ext2/3/4."""
+
+    path: str
+    offset: int
+    kind: str
+    size: int
+    allocated: int
+    state: str
+    problem: str
+    upper_owner: tuple[int, int] | None
+    in_use: str  # "write", "read" or nothing
+    holders: list[Holder]
+    notes: list[str]
+    ext: Superblock | None
+    compression: str  # of a squashfs
+
+
+def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
+    """Look at a directory overlay or an image (``size`` bytes of ``path`` from ``offset`` on).
+
+    Raises OSError when it is missing or unreadable; what is wrong with its contents is in ``problem``.
+    """
+    found = probe.classify(path, offset, size)
+    target = path if found.kind is probe.Kind.DIRECTORY else found.section
+    use = lock.in_use(target) if found.kind is probe.Kind.DIRECTORY or found.is_ext else ""
+    notes = list(found.notes)
+    state, owner, problem = "", None, found.problem
+    if found.ext is not None and not problem:
+        state = describe_state(found.ext, bool(use))
+        try:
+            owner = _image_owner(found.section)
+            notes += _warnings(found.ext, owner)
+        except ExtError as error:
+            problem = f"damaged: {error}"
+    elif found.kind is probe.Kind.DIRECTORY:
+        owner = _directory_owner(path)
+        problem = "" if owner else "no directory upper/ in it: not an overlay"
+    allocated = 0 if found.kind is probe.Kind.DIRECTORY else os.stat(path).st_blocks * 512
+    return Info(
+        path, offset, str(found.kind), found.section.size, allocated, state, problem, owner, use,
+        lock.holders(target) if use else [], notes, found.ext,
+        found.squash.compression if found.squash else "",
+    )  # fmt: skip
+
+
+def describe_state(ext: Superblock, used: bool) -> str:
+    """The state the superblock records, in words."""
+    if ext.has_errors:
+        return "damaged: the driver recorded errors; check it (e2fsck)"
+    if ext.clean:
+        return "clean"
+    if used:
+        return "being written"
+    if ext.needs_recovery:
+        return "needs recovery: its last writer was killed, and the journal holds writes to replay"
+    return "not clean: its last writer was killed; it is checked when it is next used"
+
+
+def _image_owner(section: Section) -> tuple[int, int] | None:
+    with ExtReader(section) as reader:
+        upper = reader.lookup(b"/upper")
+        return (upper.uid, upper.gid) if upper is not None and upper.is_directory else None
+
+
+def _directory_owner(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(os.path.join(path, "upper"))
+    except FileNotFoundError:
+        return None
+    return (found.st_uid, found.st_gid) if stat.S_ISDIR(found.st_mode) else None
+
+
+def _warnings(ext: Superblock, owner: tuple[int, int] | None) -> list[str]:
+    """What will hurt whoever uses it."""
+    said = []
+    if owner is None:
+        said.append("it has no directory upper/; one is made when it is first written")
+    elif owner[0] not in (0, os.geteuid()) and os.geteuid() != 0:
+        said.append(f"its upper/ belongs to uid {owner[0]}, you are {os.geteuid()}: you cannot write into it")
+    if ext.block_size < 4 * KIB:
+        said.append(f"its blocks of {format_size(ext.block_size)} make writing many small files slow")
+    if ext.free_blocks - ext.reserved_blocks < ext.blocks * _NEARLY_FULL:
+        said.append("it is nearly full: few blocks are free")
+    if ext.free_inodes < ext.inodes * _NEARLY_FULL:
+        said.append("it is nearly full: few inodes are free")
+    if ext.reserved_blocks:
+        kept = format_size(ext.reserved_blocks * ext.block_size)
+        said.append(f"{kept} are reserved for root (tune2fs -m 0 frees them)")
+    return said

@@ -1,0 +1,190 @@
+"""``sifkit overlay``: make overlays, and say what they are."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from overlay.failure import Failure, from_oserror
+from overlay.size import MIB, format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlay.info import Info
+
+SMALLEST = 64 * MIB  # Apptainer's, whose users expect it
+
+
+def _size(_: click.Context, param: click.Parameter, value: str) -> int:
+    """The bytes that ``--size`` asks for."""
+    try:
+        size = parse_size(value, MIB)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=param) from error
+    if size < SMALLEST:
+        raise click.BadParameter(f"at least {format_size(SMALLEST)}", param=param)
+    return size
+
+
+@click.group(epilog="Example: sifkit overlay create --size 10G changes.img")
+def overlay() -> None:
+    """Create overlays, which hold the changes to an image, and see what is in them."""
+
+
+@overlay.command(epilog="Example: sifkit overlay create --size 10G --create-dir opt changes.img")
+@click.option("-s", "--size", callback=_size, default="64M", metavar="SIZE",
+              help="Size of the image: 10G, 500M, or a number of MiB; default and least is 64M.")  # fmt: skip
+@click.option("-S", "--sparse", is_flag=True, help="Take space only when it is written to; it may run out then.")
+@click.option("--create-dir", "dirs", multiple=True, metavar="DIR",
+              help="Make this directory in the overlay, writable for you; repeatable.")  # fmt: skip
+@click.option("--inodes", type=click.IntRange(min=16), metavar="N",
+              help="Room for N files (default: one for 4 KiB below 512M, else for 16 KiB).")  # fmt: skip
+@click.option("-f", "--fakeroot", is_flag=True, help="Let root own the overlay's directories, for --fakeroot runs.")
+@click.argument("path", type=click.Path())
+def create(path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: int | None, fakeroot: bool) -> None:
+    """Make PATH an empty overlay: an ext3 image, or a directory.
+
+    A PATH that ends in '/' or is an empty directory becomes a directory overlay. Nothing that exists is ever
+    replaced.
+    """
+    with _failures(f"cannot create the overlay {path}"):
+        if path.endswith("/") or os.path.isdir(path):
+            _create_directory(path, dirs, _image_options())
+        else:
+            _create_image(path, size, sparse, dirs, inodes, fakeroot)
+
+
+def _image_options() -> list[str]:
+    """The options given that mean nothing for a directory."""
+    context = click.get_current_context()
+    names = {"size": "--size", "sparse": "--sparse", "inodes": "--inodes", "fakeroot": "--fakeroot"}
+    given = click.core.ParameterSource.COMMANDLINE
+    return [option for name, option in names.items() if context.get_parameter_source(name) is given]
+
+
+def _create_directory(path: str, dirs: tuple[str, ...], unfit: list[str]) -> None:
+    from overlay.create import create_directory
+
+    if unfit:
+        raise click.UsageError(f"{', '.join(unfit)}: only for images, and {path} is to be a directory")
+    if os.path.isdir(os.path.join(path, "upper")):
+        raise Failure(
+            f"cannot create the overlay {path}", "it is a directory overlay already", f"use it: --overlay {path}"
+        )
+    create_directory(path, dirs=dirs)
+
+
+def _create_image(
+    path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: int | None, fakeroot: bool
+) -> None:
+    from overlay.create import create_ext3
+    from sifkit.cli.console import CONSOLE
+
+    owner = (0, 0) if fakeroot else None
+    made = create_ext3(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
+    if not sparse and not made.reserved:
+        CONSOLE.warning(f"{path}: this file system cannot reserve space; the image is sparse")
+
+
+@overlay.command(epilog="Example: sifkit overlay info changes.img")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes.")
+@click.argument("path", type=click.Path())
+def info(path: str, as_json: bool) -> None:
+    """Show what the overlay PATH is: kind, size, how full, whose, in what state, in use by whom."""
+    from overlay.info import inspect
+
+    with _failures(f"cannot look into {path}"):
+        found = inspect(path)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(_json(found), indent=2))
+    else:
+        for name, value in _lines(found):
+            click.echo(f"{name:<12}{_printable(value)}")
+
+
+def _printable(text: str) -> str:
+    """Control characters of names and labels stay text on a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _lines(found: Info) -> Iterator[tuple[str, str]]:
+    kind = "directory" if found.kind == "directory" else f"{found.kind} image"
+    yield "path", found.path
+    yield "kind", f"{kind}, {found.compression}" if found.compression else kind
+    if found.problem:
+        yield "problem", found.problem
+    if found.kind != "directory":
+        yield "size", f"{format_size(found.size)} ({format_size(found.allocated)} on disk)"
+    ext = found.ext
+    if ext is not None:
+        used = ext.blocks - ext.free_blocks
+        free = format_size(ext.free_blocks * ext.block_size)
+        each = format_size(ext.block_size)
+        yield "blocks", f"{ext.blocks} of {each}: {used} used, {ext.free_blocks} free ({free})"
+        yield "inodes", f"{ext.inodes}: {ext.inodes - ext.free_inodes} used, {ext.free_inodes} free"
+        yield "features", " ".join(ext.features)
+        if ext.label:
+            yield "label", ext.label.decode("utf-8", "backslashreplace")
+    if found.upper_owner is not None:
+        yield "owner", "{}:{} (of upper/)".format(*found.upper_owner)
+    if found.state:
+        yield "state", found.state
+    if found.kind not in ("squashfs", "SIF", "unknown"):
+        how = {"write": "for writing", "read": "for reading", "": "no"}[found.in_use]
+        yield "in use", how
+    for holder in found.holders:
+        yield "", holder.describe() + (" (ended)" if holder.alive is False else "")
+    for note in found.notes:
+        yield "note", note
+
+
+def _json(found: Info) -> dict[str, Any]:
+    ext = found.ext
+    fields: dict[str, Any] = {**found._asdict(), "ext": None}
+    fields["holders"] = [{**holder._asdict(), "alive": holder.alive} for holder in found.holders]
+    if ext is not None:
+        fields["ext"] = {
+            **ext._asdict(),
+            "uuid": ext.uuid.hex(),
+            "label": ext.label.decode("utf-8", "backslashreplace"),
+            "features": ext.features,
+            "clean": ext.clean,
+            "needs_recovery": ext.needs_recovery,
+        }
+    return fields
+
+
+@contextmanager
+def _failures(brief: str) -> Iterator[None]:
+    """Turn what the library raises into a `Failure` that begins with ``brief``."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise Failure(
+            brief, "it exists already, and nothing is ever replaced", "use another name, or remove it first"
+        ) from error
+    except NotADirectoryError as error:
+        raise Failure(brief, f"{_name(error)}: a part of the path is not a directory") from error
+    except OSError as error:
+        full = error.errno == errno.ENOTEMPTY
+        hint = "an overlay begins as an empty directory; use another name" if full else ""
+        raise from_oserror(brief, error, hint) from error
+    except ValueError as error:
+        raise Failure(brief, str(error), exit_code=2) from error
+    except Exception as error:
+        from overlay.e2fsprogs import ToolError
+
+        if not isinstance(error, ToolError):
+            raise
+        raise Failure(brief, f"{error.program}: {error.said}") from error
+
+
+def _name(error: OSError) -> str:
+    return os.fsdecode(error.filename or "")
