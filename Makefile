@@ -32,7 +32,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/mypy
 
 bench: bench-packages
-	@$(MAKE) $(VENV)/installed
+	@$(MAKE) $(VENV)/dev
 	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
 
 demo-packages:

@@ -1,0 +1,141 @@
+"""Work inside: 10 000 small files created, read and deleted, beside kernel overlayfs mounted by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import setting
+from row import Row
+
+PHASES = ("create", "read", "delete")
+MOST = 1.15
+
+# Says when each phase is done; the time is taken outside, because busybox has no fine clock.
+WORK = """
+mkdir /usr/share/io && cd /usr/share/io && echo begin
+i=0
+while [ $i -lt 100 ]; do
+    mkdir $i; j=0
+    while [ $j -lt 100 ]; do echo line > $i/$j; j=$((j+1)); done
+    i=$((i+1))
+done
+echo create
+for file in */*; do read line < $file; done
+echo read
+rm -rf /usr/share/io/*
+echo delete
+rmdir /usr/share/io
+"""
+
+BY_HAND = """
+set -e
+cd "$1"
+[ -z "$3" ] || mount -t tmpfs -o mode=755 tmpfs .
+mkdir -p upper work merged
+lower=$2
+if [ -f "$lower" ]; then
+    setpriv --pdeathsig TERM squashfuse -f -o uid=0,gid=0 "$lower" "$4" &
+    server=$!
+    lower=$4
+    until mountpoint -q "$lower"; do sleep 0.01; done
+fi
+mount -t overlay -o "userxattr,lowerdir=$lower,upperdir=upper,workdir=work" overlay merged
+chroot merged /bin/sh -c "$5"
+umount merged
+[ -z "${server:-}" ] || { kill $server; wait $server || :; }
+"""
+
+
+def rows(quick: bool) -> list[Row]:
+    """The figures of this module."""
+    here = setting.here()
+    count = 3 if quick else 20
+    return [
+        *beside("directory overlay", here.rootfs, False, count),
+        *beside("tmpfs", here.rootfs, True, count),
+        *beside("directory overlay on squashfs", here.squash, False, count),
+    ]
+
+
+def beside(name: str, base: Path, tmpfs: bool, count: int) -> list[Row]:
+    """Ours and the hand-made mount in turn; Apptainer's fewer times, because it can take ten seconds."""
+    label = name.replace(" ", "-")
+    given = {"ours": ours(label, base, tmpfs), "by hand": by_hand(label, base, tmpfs)}
+    taken = alternate(given, count)
+    found = []
+    for phase in PHASES:
+        mine, theirs = taken["ours"][phase], taken["by hand"][phase]
+        title = f"{phase} 10 000 files, {name}"
+        found.append(Row(title, mine, "overlayfs by hand", theirs, f"<= {MOST} x", mine <= MOST * theirs))
+    if command := by_apptainer(label, base, tmpfs):
+        peer = alternate({"peer": command}, min(count, 3))["peer"]
+        for phase in PHASES:
+            title = f"{phase} 10 000 files, {name}"
+            found.append(Row(title, taken["ours"][phase], "apptainer", peer[phase], "", None))
+    return found
+
+
+def ours(label: str, base: Path, tmpfs: bool) -> list[str]:
+    """The work in a container of ours."""
+    here = setting.here()
+    layer = ["--writable-tmpfs"] if tmpfs else ["--overlay", str(here.directory(f"ours-{label}"))]
+    return here.sifkit("exec", *layer, str(base), "sh", "-c", WORK)
+
+
+def by_hand(label: str, base: Path, tmpfs: bool) -> list[str]:
+    """The work on an overlay mounted with mount(8) in a user namespace."""
+    here = setting.here()
+    place, served = here.directory(f"hand-{label}"), here.directory(f"served-{label}")
+    script = ["sh", "-c", BY_HAND, "sh", str(place), str(base), "1" if tmpfs else "", str(served), WORK]
+    return here.command("unshare", "--map-root-user", "--mount", *script)
+
+
+def by_apptainer(label: str, base: Path, tmpfs: bool) -> list[str] | None:
+    """The work in one of Apptainer's containers."""
+    prefix = setting.apptainer()
+    if prefix is None:
+        return None
+    changes = setting.here().directory(f"apptainer-{label}")
+    layer = ["--writable-tmpfs"] if tmpfs else ["--overlay", str(changes)]
+    return [*prefix, "exec", *layer, str(base), "sh", "-c", WORK]
+
+
+def alternate(given: dict[str, list[str]], count: int) -> dict[str, dict[str, float]]:
+    """Medians of each phase of each command, run in turn after one run that warms caches."""
+    taken: dict[str, list[list[float]]] = {name: [] for name in given}
+    for turn in range(count + 1):
+        for name, command in given.items():
+            phases = timed(command)
+            if turn:
+                taken[name].append(phases)
+    return {
+        name: {phase: median(times[index] for times in runs) for index, phase in enumerate(PHASES)}
+        for name, runs in taken.items()
+    }
+
+
+def timed(command: Sequence[str]) -> list[float]:
+    """Seconds of each phase of one run."""
+    here = setting.here()
+    with subprocess.Popen(
+        command,
+        env=here.environment,
+        cwd=here.scratch,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        moments = [time.perf_counter() for _ in running.stdout]
+        said = running.stderr.read()
+    if running.returncode != 0 or len(moments) != len(PHASES) + 1:
+        raise RuntimeError(f"{' '.join(command[:8])}...: status {running.returncode}\n{said}")
+    return [later - earlier for earlier, later in pairwise(moments)]
