@@ -76,6 +76,10 @@ def myself(path: str, exclusive: bool) -> Holder:
     )  # fmt: skip
 
 
+def _raw(character: str) -> bool:
+    return character > "\uffff" or (character.isprintable() and character not in '"\\')
+
+
 def _text(path: str) -> str:
     try:
         with open(path, "rb") as file:
@@ -109,7 +113,7 @@ def encode(holder: Holder) -> bytes:
 
 def _json(value: str | float) -> str:
     if isinstance(value, str):
-        plain = (c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value)
+        plain = (c if _raw(c) else f"\\u{ord(c):04x}" for c in value)
         return '"' + "".join(plain) + '"'
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
