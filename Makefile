@@ -6,33 +6,30 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install --root-user-action=ignore --no-build-isolation
 
 DEMO_PACKAGES := python3-venv e2fsprogs fuse2fs fuse-overlayfs squashfuse squashfs-tools uidmap busybox-static fuse3
-TEST_PACKAGES := $(DEMO_PACKAGES) acl attr procps zstd
-BENCH_PACKAGES := $(DEMO_PACKAGES) bubblewrap
+TEST_PACKAGES := acl attr procps zstd
+BENCH_PACKAGES := bubblewrap
 
 # Directories too: a deleted module must not live on in the installed copy.
 SOURCES := pyproject.toml $(wildcard README.md) $(shell find sifkit overlay -name __pycache__ -prune -o -print)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench clean demo-packages test-packages bench-packages
-MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
 
 help:
 	@sed -n 's/^# //p;/^$$/q' Makefile | head -1
 
-demo: demo-packages
-	@$(MAKE) $(VENV)/installed
+demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh testdata/demo.sh .demo
 
-test: test-packages
-	@$(MAKE) lint
+test: test-packages lint
 	@$(VENV)/bin/python tests/run_tests.py $(ARGS)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check --no-cache .
 	$(VENV)/bin/mypy
 
-bench: bench-packages
-	@$(MAKE) $(VENV)/dev
+bench: bench-packages $(VENV)/dev
 	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
 
 demo-packages:
@@ -44,10 +41,9 @@ test-packages:
 bench-packages:
 	@sh .ci/packages $(BENCH_PACKAGES)
 
-$(VENV)/bin/pip:
+$(VENV)/bin/pip: | demo-packages
 	$(PYTHON) -m venv $(VENV)
 
-# setuptools and wheel live in the environment so that installing again needs no network.
 $(VENV)/build-tools: | $(VENV)/bin/pip
 	$(PIP) install --root-user-action=ignore 'setuptools>=66' wheel
 	@touch $@

@@ -14,11 +14,12 @@ run() {
 }
 
 say "A root file system that must not change (busybox; in real life: a directory on CVMFS)"
-run 'python3 "$here/make_rootfs.py" rootfs'
+python3 "$here/make_rootfs.py" rootfs
 cp -a rootfs pristine
 run 'sifkit exec rootfs cat /usr/share/demo/greeting'
 
 say "Write into it as if it were writable: the changes go to the directory 'changes'"
+run 'sifkit overlay create changes/'
 run 'sifkit exec --overlay changes rootfs sh -c "echo and a line of mine >> /usr/share/demo/greeting"'
 run 'sifkit exec --overlay changes rootfs sh -c "mkdir /opt; echo kept > /opt/note; rm /usr/share/demo/untouched"'
 
