@@ -143,11 +143,9 @@ def _group(edit: Edit, datatype: int, fields: Fields) -> int:
         return 0
     primary = edit.primary
     if primary is None:
-        _say("group: 1 (--groupid chooses another)")
+        _say("group: 1 (--groupid sets another)")
         return 1
-    _say(
-        f"group: {primary.group_id or 'none'}, as the primary partition, object {primary.id} (--groupid chooses another)"
-    )
+    _say(f"group: {primary.group_id or 'none'}, as the primary partition, object {primary.id} (--groupid sets another)")
     return primary.group_id
 
 
@@ -183,10 +181,10 @@ def _arch(edit: Edit, fields: Fields, where: tuple[int, int, int]) -> str:
         return found
     primary = arch_text(edit.header.arch)
     if primary != "unknown" and fields.part != PartType.PRIMARY:
-        _say(f"architecture: {primary}, as the primary partition (--partarch chooses another)")
+        _say(f"architecture: {primary}, that of the primary partition (--partarch sets another)")
         return primary
     host = infer.host_architecture()
-    _say(f"architecture: {host}, this machine's (--partarch chooses another)")
+    _say(f"architecture: {host}, this machine's (--partarch sets another)")
     return host
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,21 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, with si
 FORCE = click.option("--force", is_flag=True, help="Do it also when that breaks a signature.")
 
 
-@click.group(epilog="Example: sifkit sif list image.sif")
+class _Group(click.Group):
+    """A group whose two largest commands are imported when they are asked for."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ("add", "set"):
+            from sifkit.cli import sif_change
+
+            return sif_change.add if cmd_name == "add" else sif_change.set_
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, "add", "set"])
+
+
+@click.group(cls=_Group, epilog="Example: sifkit sif list image.sif")
 def sif() -> None:
     """Look into a SIF image and change what is in it."""
 
@@ -31,6 +44,8 @@ def _say(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
+    import json  # 6 ms, for those who ask for it
+
     click.echo(json.dumps(value, indent=2))
 
 
@@ -215,13 +230,3 @@ def compact(file: str) -> None:
     with types.failures(f"cannot compact {file}"):
         saved = library.compact(file)
     _say(f"{file} is {saved} bytes shorter" if saved > 0 else f"{file} has nothing to give back")
-
-
-def _register() -> None:
-    from sifkit.cli import sif_change
-
-    sif.add_command(sif_change.add)
-    sif.add_command(sif_change.set_)
-
-
-_register()

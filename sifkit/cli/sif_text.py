@@ -92,7 +92,7 @@ def list_text(objects: tuple[Descriptor, ...]) -> str:
     """What ``siftool list`` prints."""
     lines = [_RULE, "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE", _RULE]
     for d in objects:
-        link = f"{d.link_group:<3} (G) " if d.links_group else str(d.link_id or "NONE")
+        link = f"{d.link_group:<3} (G)" if d.links_group else str(d.link_id or "NONE")
         position = f"|{d.offset}-{_int64(d.end)} "
         lines.append(f"{d.id:<4} |{d.group_id or 'NONE':<7} |{link:<7} {position:<26} |{type_text(d)}")
     return "\n".join(lines) + "\n"

@@ -29,8 +29,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from construct import Bytes, ConstructError, Int8ub, Int32sl, Int32ul, Int64sl, Struct, Switch, this  # type: ignore[import-untyped]
-
+from sifkit.sif.deferral import deferred
 from sifkit.sif.records import (
     HEADER_SIZE,
     SLOT_SIZE,
@@ -41,6 +40,9 @@ from sifkit.sif.records import (
     SbomExtra,
     SignatureExtra,
 )
+
+with deferred("pdb", "hashlib", "pickle"):  # construct imports them and parsing does not use them: 8 ms
+    from construct import Bytes, ConstructError, Int8ub, Int32sl, Int32ul, Int64sl, Struct, Switch, this  # type: ignore[import-untyped]
 
 HEADER = Struct(
     "launch" / Bytes(32),
