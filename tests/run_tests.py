@@ -169,7 +169,8 @@ def run_pytest(user: pwd.struct_passwd, place: Place, scratch: Path) -> int:
     command = [
         *account.become(user),
         f"{place.venv}/bin/python",
-        *("-P", "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", f"--basetemp={scratch}/t"),
+        *("-P", "-m", "pytest", "-p", "no:cacheprovider", "--continue-on-collection-errors", "-rfEs"),
+        f"--basetemp={scratch}/t",
         *("-o", "tmp_path_retention_policy=failed", f"--junitxml={scratch}/report.xml", *sys.argv[1:]),
     ]
     started = subprocess.Popen(command, cwd=place.tree, env=environment(user, place, scratch))

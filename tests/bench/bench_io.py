@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -51,15 +51,13 @@ umount merged
 """
 
 
-def rows(quick: bool) -> list[Row]:
-    """The figures of this module."""
+def rows(quick: bool) -> Iterator[Row]:
+    """The figures of this module, each as soon as it is there."""
     here = setting.here()
     count = 3 if quick else 20
-    return [
-        *beside("directory overlay", here.rootfs, False, count),
-        *beside("tmpfs", here.rootfs, True, count),
-        *beside("directory overlay on squashfs", here.squash, False, count),
-    ]
+    yield from beside("directory overlay", here.rootfs, False, count)
+    yield from beside("tmpfs", here.rootfs, True, count)
+    yield from beside("directory overlay on squashfs", here.squash, False, count)
 
 
 def beside(name: str, base: Path, tmpfs: bool, count: int) -> list[Row]:
@@ -97,12 +95,13 @@ def by_hand(label: str, base: Path, tmpfs: bool) -> list[str]:
 
 def by_apptainer(label: str, base: Path, tmpfs: bool) -> list[str] | None:
     """The work in one of Apptainer's containers."""
-    prefix = setting.apptainer()
-    if prefix is None:
+    peer = setting.apptainer()
+    if peer is None:
         return None
-    changes = setting.here().directory(f"apptainer-{label}")
+    changes = peer.give(setting.here().directory(f"apptainer-{label}"))
     layer = ["--writable-tmpfs"] if tmpfs else ["--overlay", str(changes)]
-    return [*prefix, "exec", *layer, str(base), "sh", "-c", WORK]
+    tree = peer.rootfs() if base.is_dir() else base
+    return peer.exec(*layer, str(tree), "sh", "-c", WORK)
 
 
 def alternate(given: dict[str, list[str]], count: int) -> dict[str, dict[str, float]]:

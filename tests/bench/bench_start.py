@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import setting
 from row import Row
@@ -10,10 +11,12 @@ from row import Row
 MS = 0.001
 
 
-def rows(quick: bool) -> list[Row]:
-    """The figures of this module."""
+def rows(quick: bool) -> Iterator[Row]:
+    """The figures of this module, each as soon as it is there."""
     count = 5 if quick else 20
-    return [*plain(count), *overlays(count), *many(max(3, count // 4))]
+    yield from plain(count)
+    yield from overlays(count)
+    yield from many(max(3, count // 4))
 
 
 def plain(count: int) -> list[Row]:
@@ -28,7 +31,7 @@ def plain(count: int) -> list[Row]:
         bwrap = ["bwrap", "--ro-bind", tree, "/", "--proc", "/proc", "--dev", "/dev", "true"]
         given["bwrap"] = here.command(*bwrap)
     if apptainer := setting.apptainer():
-        given["apptainer"] = [*apptainer, "exec", tree, "true"]
+        given["apptainer"] = apptainer.exec(str(apptainer.rootfs()), "true")
     taken = setting.commands(given, count)
     ours = taken["ours"]
     name = "exec DIR true"
@@ -59,9 +62,10 @@ def overlays(count: int) -> list[Row]:
         "tmpfs": here.sifkit("exec", "--writable-tmpfs", tree, "true"),
     }
     if apptainer := setting.apptainer():
-        theirs = str(here.directory("changes-of-apptainer"))
-        given["apptainer directory"] = [*apptainer, "exec", "--overlay", theirs, tree, "true"]
-        given["apptainer tmpfs"] = [*apptainer, "exec", "--writable-tmpfs", tree, "true"]
+        base = str(apptainer.rootfs())
+        theirs = str(apptainer.give(here.directory("changes-of-apptainer")))
+        given["apptainer directory"] = apptainer.exec("--overlay", theirs, base, "true")
+        given["apptainer tmpfs"] = apptainer.exec("--writable-tmpfs", base, "true")
     taken = setting.commands(given, count)
     found = []
     for kind, option in {"directory": "--overlay DIR", "tmpfs": "--writable-tmpfs"}.items():

@@ -41,7 +41,8 @@ def main() -> int:
         setting.use(user, place.venv, environment, scratch)
         for module in wanted(options.names):
             try:
-                found += importlib.import_module(module).rows(options.quick)
+                for row in importlib.import_module(module).rows(options.quick):
+                    found.append(row)
             except Exception:  # one module's trouble must not cost the figures of the others
                 traceback.print_exc()
                 failed = True

@@ -63,13 +63,37 @@ def use(user: pwd.struct_passwd, venv: Path, environment: dict[str, str], scratc
     _settings.append(Setting(user, venv, environment, scratch, rootfs, squash))
 
 
-def apptainer() -> list[str] | None:
-    """The words that start Apptainer as an ordinary user; None where there is none."""
+class Apptainer(NamedTuple):
+    """The peer: the words that start it as an ordinary user, who may be another than ours, and that user's ids."""
+
+    prefix: tuple[str, ...]
+    owner: str
+
+    def exec(self, *argv: str) -> list[str]:
+        """Its `exec` with these arguments."""
+        return [*self.prefix, "exec", *argv]
+
+    def give(self, path: Path) -> Path:
+        """Make ``path`` and all in it that user's."""
+        subprocess.run(["chown", "-R", self.owner, str(path)], check=True)
+        return path
+
+    def rootfs(self) -> Path:
+        """The root file system as a tree of that user's."""
+        tree = here().scratch / "rootfs-of-apptainer"
+        return tree if tree.exists() else self.give(images.make_rootfs(tree))
+
+
+@cache
+def apptainer() -> Apptainer | None:
+    """Apptainer from SIFKIT_BENCH_APPTAINER or PATH; None where there is none."""
     given = os.environ.get("SIFKIT_BENCH_APPTAINER")
-    if given:
-        return shlex.split(given)
     found = shutil.which("apptainer")
-    return here().command(found) if found else None
+    if not given and not found:
+        return None
+    prefix = shlex.split(given) if given else here().command(found or "")
+    said = subprocess.run([*prefix[:-1], "sh", "-c", "id -u; id -g"], check=True, capture_output=True, text=True)
+    return Apptainer(tuple(prefix), ":".join(said.stdout.split()))
 
 
 def run(command: Sequence[str]) -> None:
@@ -123,10 +147,10 @@ def commands(given: Mapping[str, Sequence[str]], count: int) -> dict[str, float]
 
 def overhead(command: tuple[str, ...]) -> float:
     """Seconds spent in the words before the program proper: setpriv, or what leads to the peer."""
-    peer = tuple(apptainer() or ())
+    peer = apptainer()
     prefix = tuple(account.become(here().user))
-    if peer and command[: len(peer)] == peer:
-        prefix = peer[:-1]
+    if peer and command[: len(peer.prefix)] == peer.prefix:
+        prefix = peer.prefix[:-1]
     return _overhead(prefix) if prefix else 0.0
 
 
