@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from overlay import probe
 from overlay.failure import USAGE, Failure, from_oserror
 from overlay.layer import Directory, ExtImage, Lower, Overlay, SquashImage, Tmpfs, Writable
 from overlay.spec import LayerSpec
@@ -66,8 +65,16 @@ def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
 
 
 def _take(spec: LayerSpec) -> _Taken:
+    if os.path.isdir(spec.source):
+        return _directory(spec)
+    return _image(spec)
+
+
+def _image(spec: LayerSpec) -> _Taken:
+    from overlay import probe  # only for images: a directory must not pay for it
+
     try:
-        found = probe.classify(spec.source)
+        found = probe.classify(os.path.abspath(spec.source))
     except FileNotFoundError:
         hint = f"for an empty one: sifkit overlay create {spec.source}/"
         raise Failure(f"no overlay {spec.source}", "there is no such file or directory", hint) from None
@@ -75,8 +82,6 @@ def _take(spec: LayerSpec) -> _Taken:
         raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
     if found.problem:
         raise Failure(f"cannot use the overlay {spec.source}", found.problem)
-    if found.kind is probe.Kind.DIRECTORY:
-        return _directory(spec)
     if found.kind is probe.Kind.SQUASHFS:
         if spec.mode == "rw":
             raise Failure(f"{spec.source}:rw cannot be had", "a squashfs image is read-only by nature", "use :ro")

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from overlay import fuse, linux, loop, tools
+from overlay.attached import Attached, Owner
 from overlay.failure import Failure
 from overlay.features import Features
 from overlay.layer import Directory, ExtImage, Lower, SquashImage
-
-
-class Owner(NamedTuple):
-    """Whom the files of an image shall belong to as seen inside; None where the image's own owners count."""
-
-    uid: int
-    gid: int
-
-
-class Attached(NamedTuple):
-    """Where a layer is now. ``server`` runs when FUSE serves it; ``how`` is for people."""
-
-    path: str
-    how: str
-    server: fuse.Server | None = None
 
 
 def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner: Owner | None) -> list[Attached]:
@@ -37,6 +22,10 @@ def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner:
     servers = [entry.server for entry in attached if entry.server]
     if servers:
         fuse.wait_mounted(servers)
+        for server in servers:
+            # Until somebody asks, the kernel holds mode 000 for the top directory of a FUSE mount, and
+            # overlayfs would copy that for good.
+            os.stat(server.point)
     for layer, entry in zip(layers, attached, strict=True):
         if isinstance(layer, ExtImage) and not os.path.isdir(entry.path):
             raise Failure(f"{layer.describe()} is not an overlay", f"it has no directory {layer.inside}/")

@@ -8,6 +8,7 @@ through poll(2) on /proc/self/mountinfo when it has.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -27,15 +28,19 @@ START_SECONDS = 30.0
 
 
 class Server(NamedTuple):
-    """A running FUSE server: ``pid``, its mount ``point``, and ``log``, the pipe that its messages come by."""
+    """A running FUSE server: ``pid``, its mount ``point``, and ``log``, the pipe that its messages come by.
+
+    ``writes``: it may hold data that is not yet where it belongs.
+    """
 
     name: str
     pid: int
     point: str
     log: int
+    writes: bool
 
 
-def start(program: str, argv: list[str], point: str) -> Server:
+def start(program: str, argv: list[str], point: str, writes: bool = False) -> Server:
     """Start ``program`` with ``argv``, in the foreground, to mount on ``point``; returns before it has."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -43,7 +48,7 @@ def start(program: str, argv: list[str], point: str) -> Server:
     if pid == 0:
         _become(program, argv, writing, parent)
     os.close(writing)
-    return Server(os.path.basename(program), pid, point, reading)
+    return Server(os.path.basename(program), pid, point, reading, writes)
 
 
 def _become(program: str, argv: list[str], log: int, parent: int) -> None:
@@ -115,18 +120,25 @@ def messages(server: Server) -> str:
 
 
 def stop(server: Server, seconds: float = 5.0) -> None:
-    """Unmount, which makes the server write out and end by itself; SIGKILL when it has not in ``seconds``."""
-    try:
-        linux.umount(server.point, 0)
-    except OSError:  # busy or already gone: detach, and let the server end with the last user
-        try:
-            linux.umount(server.point, linux.MNT_DETACH)
-        except OSError:
-            os.kill(server.pid, signal.SIGTERM)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if os.waitpid(server.pid, os.WNOHANG)[0]:
-            return
-        time.sleep(0.001)
+    """End ``server``. One that writes is unmounted first, which makes it write out and end by itself."""
+    if server.writes:
+        _unmount(server)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitpid(server.pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.001)
     os.kill(server.pid, signal.SIGKILL)
     os.waitpid(server.pid, 0)
+
+
+def _unmount(server: Server) -> None:
+    for flags in (0, linux.MNT_DETACH):  # busy: detach, and the server ends with the last user
+        try:
+            linux.umount(server.point, flags)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                break
+        else:
+            return
+    os.kill(server.pid, signal.SIGTERM)

@@ -10,9 +10,12 @@ Always with `userxattr`, for root too: one spelling of marks, so that what root 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from overlay import fuse, linux, tools
+from overlay import linux, tools
+
+if TYPE_CHECKING:
+    from overlay.fuse import Server
 
 MOST_LAYERS = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 
@@ -101,8 +104,10 @@ def _link_all(parts: Parts, links: str) -> Parts:
     return Parts(lowers, link(parts.upper) if parts.upper else "", link(parts.work) if parts.work else "")
 
 
-def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] | None) -> fuse.Server:
+def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] | None) -> Server:
     """Start fuse-overlayfs on ``target``; ``squash``: the uid and gid that everything is shown to belong to."""
+    from overlay import fuse  # only where the kernel's overlayfs does not serve
+
     program = tools.need("fuse-overlayfs", "because kernel overlayfs cannot be used here")
     names = _link_all(parts, links)
     options = ["lowerdir=" + ":".join(f"{links}/{name}" for name in names.lowers)]
@@ -110,4 +115,12 @@ def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] 
         options += [f"upperdir={links}/{names.upper}", f"workdir={links}/{names.work}"]
     if squash:
         options += [f"squash_to_uid={squash[0]}", f"squash_to_gid={squash[1]}"]
-    return fuse.start(program, [program, "-f", "-o", ",".join([*options, "allow_other,nodev,nosuid"]), target], target)
+    argv = [program, "-f", "-o", ",".join([*options, "allow_other,nodev,nosuid"]), target]
+    return fuse.start(program, argv, target, writes=bool(parts.upper))
+
+
+def wait(server: Server) -> None:
+    """Return when ``server`` has mounted."""
+    from overlay import fuse
+
+    fuse.wait_mounted([server])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 
-import click
+# A start frees nothing worth collecting; commands that run long turn it on again (`Commands.get_command`).
+gc.disable()
 
-from overlay.failure import OURS, Failure, from_oserror
-from sifkit import __version__
-from sifkit.cli.console import CONSOLE, DEBUG, end
-from sifkit.cli.options import verbosity
+import click  # noqa: E402
+
+from overlay.failure import OURS, Failure, from_oserror  # noqa: E402
+from sifkit import __version__  # noqa: E402
+from sifkit.cli.console import CONSOLE, DEBUG, end  # noqa: E402
+from sifkit.cli.options import verbosity  # noqa: E402
 
 # Grouped by what people come for: heading -> (name, module, summary).
 TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -34,6 +38,8 @@ class Commands(click.Group):
         for rows in TABLE.values():
             for name, module, _ in rows:
                 if name == cmd_name:
+                    if module != "exec_cmd":
+                        gc.enable()
                     found = getattr(import_module(f"sifkit.cli.{module}"), name if name != "exec" else "exec_")
                     assert isinstance(found, click.Command)
                     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from overlay import probe
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, Lower, SquashImage
 
@@ -23,8 +22,16 @@ def resolve(reference: str) -> Image:
     if not reference:
         raise Failure("the image has no name", "IMAGE is empty", "name a directory or a squashfs file")
     path = os.path.abspath(reference)
+    # Looking also wakes an autofs mount, which could not be entered from a private mount namespace.
+    if os.path.isdir(path):
+        return Image(reference, path, _directory(reference, path))
+    return Image(reference, path, _file(reference, path))
+
+
+def _file(reference: str, path: str) -> Lower:
+    from overlay import probe  # only for images: a directory must not pay for it
+
     try:
-        # Also wakes an autofs mount, which could not be entered from a private mount namespace.
         found = probe.classify(path)
     except FileNotFoundError:
         raise Failure(f"no image {reference}", "there is no such file or directory", _near(path)) from None
@@ -32,10 +39,8 @@ def resolve(reference: str) -> Image:
         raise from_oserror(f"cannot open the image {reference}", error) from None
     if found.problem:
         raise Failure(f"cannot run {reference}", found.problem)
-    if found.kind is probe.Kind.DIRECTORY:
-        return Image(reference, path, _directory(reference, path))
     if found.kind is probe.Kind.SQUASHFS:
-        return Image(reference, path, SquashImage(found.section))
+        return SquashImage(found.section)
     raise Failure(
         f"cannot run {reference}",
         f"it is a {found.kind} file, and no root file system that can be run yet",

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from overlay import driver, features, fuse, linux, mount, mountinfo, tools
-from overlay.attach import Attached, Owner, attach_all
+from overlay import driver, features, linux, mount, mountinfo, tools
+from overlay.attached import Attached, Owner
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, Overlay, Tmpfs
+from overlay.layer import Directory, Lower, Overlay, Tmpfs
 from overlay.upper import make_ready
 from sifkit.runtime import bindmount, inroot, userns
-from sifkit.runtime.notify import Notify
 from sifkit.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from overlay import fuse
+    from sifkit.runtime.notify import Notify
 
 SESSION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "session")
 _SESSION_BYTES = 64 << 20
@@ -82,7 +84,7 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
     # Real root sees the owners in an image; everybody else is made owner of all of it.
     owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
     layers = (plan.stack.base, *plan.stack.lowers)
-    attached = attach_all(layers, f"{SESSION}/images", seen.features, owner)
+    attached = _attach(layers, seen.features, owner)
     for layer, entry in zip(layers, attached, strict=True):
         notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
     base = attached[0].path
@@ -93,6 +95,14 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
         notify.warning(decision.warning)
     servers = tuple(entry.server for entry in attached if entry.server)
     return _mount(plan, attached, points, decision, seen, servers, notify)
+
+
+def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | None) -> list[Attached]:
+    if all(isinstance(layer, Directory) for layer in layers):
+        return [Attached(layer.path, "as it is") for layer in layers if isinstance(layer, Directory)]
+    from overlay.attach import attach_all  # images need FUSE or loop devices, directories nothing
+
+    return attach_all(layers, f"{SESSION}/images", found, owner)
 
 
 def _mount(
@@ -127,7 +137,7 @@ def _mount(
             return Assembled(root, files, servers, decision, disk)
     squash = (plan.who.uid, plan.who.gid) if decision.squash else None
     server = mount.fuse_overlay(parts, root, f"{SESSION}/links", squash)
-    fuse.wait_mounted([server])
+    mount.wait(server)
     return Assembled(root, files, (*servers, server), decision, disk)
 
 
@@ -165,6 +175,8 @@ def _upper(plan: Plan, found: features.Features, decision: driver.Decision) -> t
         _attempt("mount a tmpfs for the changes", linux.mount, "tmpfs", place, "tmpfs", linux.MS_NODEV, options)
     else:
         # Without xattrs kernel overlayfs cannot mark a replaced directory: rm -rf of one would fail with EIO.
+        import tempfile
+
         place = disk = tempfile.mkdtemp(prefix="sifkit-", dir=os.environ.get("SIFKIT_SESSION_DIR"))
     for name in ("upper", "work"):
         os.mkdir(f"{place}/{name}", 0o755)

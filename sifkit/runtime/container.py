@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from overlay import arrange, driver, lock
+from overlay import arrange, driver
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Overlay
 from sifkit.runtime import assemble, children, init, linux
-from sifkit.runtime.notify import Notify
 from sifkit.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from overlay.lock import Lock
+    from sifkit.runtime.notify import Notify
 
 
 def run(plan: Plan, notify: Notify) -> int:
@@ -26,9 +30,11 @@ def run(plan: Plan, notify: Notify) -> int:
             held.release()
 
 
-def _lock(upper: object, notify: Notify) -> lock.Lock | None:
+def _lock(upper: object, notify: Notify) -> Lock | None:
     if not isinstance(upper, Overlay):
         return None
+    from overlay import lock  # only for what can be locked
+
     try:
         return lock.acquire(upper.path, exclusive=True)
     except lock.InUse as error:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from sifkit.runtime.accounts import Account
 from sifkit.runtime.identity import Identity
-from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo, Step
+from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo
 
 if TYPE_CHECKING:
     from sifkit.runtime.plan import Request
+    from sifkit.runtime.step import Step
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 _DEVICE_LINKS = (

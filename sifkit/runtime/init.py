@@ -9,17 +9,18 @@ servers and mounts with it, later by `ORPHANED`, upon which we end everything be
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from overlay import fuse
 from overlay import linux as mounts
 from overlay.failure import Failure, from_oserror
 from sifkit.runtime import assemble, children, linux, payload
-from sifkit.runtime.notify import Notify
 from sifkit.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from overlay.fuse import Server
+    from sifkit.runtime.notify import Notify
 
 ORPHANED = signal.SIGRTMIN + 7
 FORWARDED = (
@@ -70,7 +71,7 @@ def _run(plan: Plan, notify: Notify, monitor: int) -> int:
         _take_down(assembled)
 
 
-def _watch(child: int, servers: tuple[fuse.Server, ...], wait: bool, notify: Notify) -> int:
+def _watch(child: int, servers: tuple[Server, ...], wait: bool, notify: Notify) -> int:
     """Forward signals and reap until the payload has ended and nothing that it started is left."""
     serving = {server.pid: server for server in servers}
     status: int | None = None
@@ -82,9 +83,8 @@ def _watch(child: int, servers: tuple[fuse.Server, ...], wait: bool, notify: Not
                 os.kill(os.getpid(), signal.SIGSTOP)  # the monitor sees that, and stops for the shell to see
             elif pid == child:
                 status = children.exit_code(state)
-        if status is not None:
-            if not wait or not children.others(set(serving)):
-                break
+        if status is not None and not (wait and children.others(set(serving))):
+            break
         _one_signal(child if status is None else 0, set(serving))
     _end_left_overs(set(serving), notify)
     return status
@@ -103,8 +103,11 @@ def _one_signal(child: int, keep: set[int]) -> None:
         return
 
 
-def _server_ended(server: fuse.Server, notify: Notify) -> None:
-    notify.warning(f"{server.name} ended unexpectedly, files it served are gone: {fuse.messages(server) or 'no message'}")
+def _server_ended(server: Server, notify: Notify) -> None:
+    from overlay import fuse
+
+    said = fuse.messages(server) or "it said nothing"
+    notify.warning(f"{server.name} ended unexpectedly, and the files it served are gone: {said}")
 
 
 def _end_left_overs(keep: set[int], notify: Notify) -> None:
@@ -121,11 +124,13 @@ def _end_left_overs(keep: set[int], notify: Notify) -> None:
 
 
 def _take_down(assembled: assemble.Assembled) -> None:
-    """Undo in reverse: unmount the root, then let each server write out and end."""
-    servers = list(reversed(assembled.servers))
-    if not servers or servers[0].point != assembled.root:
-        mounts.umount(assembled.root)
-    for server in servers:
-        fuse.stop(server)
+    """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
+    if assembled.servers:
+        from overlay import fuse
+
+        for server in reversed(assembled.servers):
+            fuse.stop(server)
     if assembled.disk_session:
+        import shutil
+
         shutil.rmtree(assembled.disk_session, ignore_errors=True)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, from_oserror
 from sifkit.runtime import environ, linux
 from sifkit.runtime.assemble import Assembled
-from sifkit.runtime.notify import Notify
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.steps import Root, apply_all
+
+if TYPE_CHECKING:
+    from sifkit.runtime.notify import Notify
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -75,6 +77,7 @@ def _drop(plan: Plan) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.closerange(3, 1 << 20)  # also what our caller left open
 
 
 def _execute(plan: Plan) -> NoReturn:
@@ -132,7 +135,8 @@ def _not_executable(program: str, error: OSError) -> Failure:
     if error.errno == errno.ENOENT:  # the file is there: its interpreter is not
         cause, hint = "the interpreter or loader that it names is missing in the container", ""
     elif error.errno == errno.ENOEXEC:
-        cause, hint = "it is neither a program for this machine nor a script with a #! line", "name its interpreter first"
+        cause = "it is neither a program for this machine nor a script with a #! line"
+        hint = "name its interpreter first"
     elif error.errno == errno.E2BIG:
         cause, hint = "arguments and environment are too long", "pass fewer, or --cleanenv"
     else:

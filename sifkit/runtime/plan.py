@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import USAGE, Failure
 from overlay.layer import Directory, Lower, Overlay, Stack, Writable
 from sifkit.runtime import defaults, environ, foreign
 from sifkit.runtime.identity import Identity
-from sifkit.runtime.steps import Bind, Step
+from sifkit.runtime.steps import Bind
+
+if TYPE_CHECKING:
+    from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
 SHELLS = (("/bin/bash", "--norc"), ("/usr/bin/bash", "--norc"), ("/bin/sh",), ("/usr/bin/sh",))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from overlay import linux
 from overlay.failure import Failure, from_oserror
 from sifkit.runtime import bindmount, inroot
+
+if TYPE_CHECKING:
+    from sifkit.runtime.step import Step
 
 
 class Root(NamedTuple):
@@ -27,18 +30,6 @@ class Root(NamedTuple):
     fd: int
     files: str
     skipped: list[str]
-
-
-class Step(Protocol):
-    """One thing done to the new root."""
-
-    @property
-    def destination(self) -> str: ...
-    @property
-    def optional(self) -> bool: ...
-    def is_directory(self) -> bool: ...
-    def describe(self) -> str: ...
-    def apply(self, root: Root) -> None: ...
 
 
 class Bind(NamedTuple):

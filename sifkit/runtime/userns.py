@@ -52,7 +52,8 @@ def refused(error: OSError) -> Failure:
     if error.errno == errno.EINVAL:
         causes = ["this kernel has no user namespaces, or another thread runs in this process"]
     cause = f"{os.strerror(error.errno or 0)}: {causes[0]}" if causes else os.strerror(error.errno or 0)
-    return Failure("this host does not let you make namespaces", cause, "sifkit doctor says what is set and what to change")
+    hint = "sifkit doctor says what is set and what to change"
+    return Failure("this host does not let you make namespaces", cause, hint)
 
 
 def _reads_zero(path: str) -> bool:
