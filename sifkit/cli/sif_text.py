@@ -92,7 +92,7 @@ def list_text(objects: tuple[Descriptor, ...]) -> str:
     """What ``siftool list`` prints."""
     lines = [_RULE, "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE", _RULE]
     for d in objects:
-        link = f"{d.link_group:<3} (G)" if d.links_group else str(d.link_id or "NONE")
+        link = f"{d.link_group:<3} (G)" if d.link_group else str(d.link_id or "NONE")
         position = f"|{d.offset}-{_int64(d.end)} "
         lines.append(f"{d.id:<4} |{d.group_id or 'NONE':<7} |{link:<7} {position:<26} |{type_text(d)}")
     return "\n".join(lines) + "\n"
@@ -139,7 +139,7 @@ def _details(d: Descriptor) -> list[tuple[str, str]]:
 
 def info_text(d: Descriptor) -> str:
     """What ``siftool info`` prints."""
-    link = f"{d.link_group} (G)" if d.links_group else str(d.link_id or "NONE")
+    link = f"{d.link_group} (G)" if d.link_group else str(d.link_id or "NONE")
     rows = [
         ("Data Type", _kind(d)),
         ("ID", str(d.id)),

@@ -84,13 +84,17 @@ class Edit:
         """First byte past all objects. Raises `Corrupt` when the image does not tell where that is."""
         header = self.header
         at = header.table_offset
+        end = header.data_offset
         for d in self.objects.values():
+            if d.size == 0 and d.offset > self.length:
+                continue  # the Go library writes nothing for an empty object, not even its alignment
             if d.offset < 0 or d.size < 0 or d.end > self.length:
                 text = f"object {d.id} lies outside of the file; nothing can be added"
                 raise Corrupt(text, path=self.path, offset=at + d.slot * SLOT_SIZE)
-        end = max([header.data_offset, *(d.end for d in self.objects.values())])
+            end = max(end, d.end)
         # A v1 image without objects ends before its data offset; more than that is no image's.
-        if end < max(header.table_end, HEADER_SIZE) or end > max(self.length, header.table_end + 65536):
+        first, last = max(header.table_end, HEADER_SIZE), max(self.length, header.table_end + 65536)
+        if header.data_offset < 0 or not first <= end <= last:
             text = f"data offset {header.data_offset} does not fit the table and the file; nothing can be added"
             raise Corrupt(text, path=self.path, offset=112)
         return end
@@ -130,7 +134,8 @@ class Edit:
         self._before = Table(self.header, tuple(self.objects.values()), os.fstat(self.fd).st_size)
 
     def _table_moved(self) -> bool:
-        return self.header.table_offset != self._before.header.table_offset
+        old, new = self._before.header, self.header
+        return (new.table_offset, new.total) != (old.table_offset, old.total)
 
     def _moved(self) -> Iterator[tuple[int, bytes]]:
         table = bytearray(self.header.total * SLOT_SIZE)

@@ -81,7 +81,7 @@ def _arch(image: Image) -> Iterator[Finding]:
 def _data(image: Image) -> Iterator[Finding]:
     header, length = image.header, image.length
     end = header.data_offset + header.data_size
-    last = max((d.end for d in image.objects), default=0)
+    last = max((d.end for d in image.objects if d.size), default=0)
     if header.data_offset < max(header.table_end if header.total else 0, HEADER_SIZE):
         yield Finding(112, 0, f"the data start at byte {header.data_offset}, inside of header or table")
     elif header.data_offset > max(length, header.table_end + 65536):
@@ -99,7 +99,7 @@ def _objects(image: Image) -> Iterator[Finding]:
         at = image.offset_of(d)
         if d.offset < 0 or d.size < 0:
             yield Finding(at + 17, d.id, f"offset {d.offset} and size {d.size} are impossible")
-        elif d.end > image.length:
+        elif d.size and d.end > image.length:
             yield Finding(at + 17, d.id, f"ends at byte {d.end}, the file ends at byte {image.length}")
         if d.size >= 0 and d.padded_size < d.size:
             yield Finding(at + 33, d.id, f"has {d.size} bytes, with padding {d.padded_size}")

@@ -28,7 +28,7 @@ from sifkit.sif.selection import Selector
 from sifkit.sif.view import ObjectView
 
 # Ours, not the format's: they bound memory (20 MB) and time (0.3 s) that a hostile file can take.
-MAX_CAPACITY = 1 << 20
+MAX_CAPACITY = 1 << 18
 MAX_OBJECTS = 1 << 14
 _CHUNK = 4096 * SLOT_SIZE
 
@@ -88,7 +88,7 @@ class Image:
         if descriptor.offset < 0 or descriptor.size < 0:
             text = f"object {descriptor.id} at {descriptor.offset} of {descriptor.size} bytes is impossible"
             raise Corrupt(text, path=self.path, offset=at)
-        if descriptor.end > self.length:
+        if descriptor.size and descriptor.end > self.length:
             text = f"object {descriptor.id} ends at byte {descriptor.end}, the file at byte {self.length}"
             raise Truncated(text, path=self.path, offset=at)
 

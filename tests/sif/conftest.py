@@ -83,7 +83,7 @@ def _contents() -> Callable[[str], dict[int, bytes]]:
 
 
 @pytest.fixture
-def run() -> Callable[..., "subprocess.CompletedProcess[bytes]"]:
+def run() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Run ``sifkit sif`` as a process."""
 
     def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:

@@ -1,0 +1,119 @@
+"""Sparse data stay sparse, and old bytes never show through a hole."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sifkit import sif
+from sifkit.sif import transfer
+
+Run = Callable[..., object]
+Contents = Callable[[str], dict[int, bytes]]
+MIB = 1 << 20
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """64 MiB, of which 8 KiB are data."""
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(64 * MIB)
+        for at in (5 * MIB, 40 * MIB + 123):
+            file.seek(at)
+            file.write(b"d" * 4096)
+    if path.stat().st_blocks * 512 > MIB:
+        pytest.skip("the file system of the tests has no holes")
+    return path
+
+
+def _allocated(path: str | Path) -> int:
+    return os.stat(path).st_blocks * 512
+
+
+def test_add_dump_and_compact_keep_holes(image: str, sparse: Path, tmp_path: Path, run: Run) -> None:
+    before = _allocated(image)
+    number = sif.add(image, sif.partition(sparse, sif.FsType.RAW, sif.PartType.OVERLAY, "amd64")).ids[0]
+    assert _allocated(image) - before < MIB
+    sif.delete(image, 1)
+    sif.compact(image)
+    assert _allocated(image) - before < MIB
+    out = tmp_path / "out"
+    assert run("dump", number, image, "-o", out).returncode == 0  # type: ignore[attr-defined]
+    assert _allocated(out) < MIB
+    assert out.read_bytes() == sparse.read_bytes()
+
+
+def test_zeroing_keeps_holes(image: str, sparse: Path) -> None:
+    number = sif.add(image, sif.partition(sparse, sif.FsType.RAW, sif.PartType.OVERLAY, "amd64")).ids[0]
+    before = _allocated(image)
+    sif.delete(image, number, zero=True)
+    assert _allocated(image) <= before + 65536
+    assert b"dddd" not in Path(image).read_bytes()
+
+
+def test_a_hole_over_old_bytes_is_zeros(image: str, sparse: Path, contents: Contents) -> None:
+    """The deleted tail of an image is overwritten where the new object has data, and where it has holes."""
+    sif.add(image, sif.NewObject(sif.DataType.GENERIC, b"old" * (2 * MIB)))
+    sif.delete(image, 4)
+    sif.add(image, sif.NewObject(sif.DataType.GENERIC, sparse))
+    assert contents(image)[4] == sparse.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_pattern_of_holes(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    source, target = tmp_path / "source", tmp_path / "target"
+    with open(source, "wb") as file:
+        size = draw.randrange(1, 3 * MIB)
+        for _ in range(draw.randrange(6)):
+            file.seek(draw.randrange(size))
+            file.write(draw.randbytes(draw.randrange(1, 20000)))
+        file.truncate(size)
+    target.write_bytes(b"old" * draw.randrange(MIB))
+    start, offset = draw.randrange(size), draw.randrange(MIB)
+    expected = bytearray(target.read_bytes()).ljust(offset + size - start, b"\0")
+    expected[offset : offset + size - start] = source.read_bytes()[start:]
+    with open(source, "rb") as reader, open(target, "r+b") as writer:
+        transfer.copy(reader.fileno(), start, writer.fileno(), offset, size - start, zero_below=target.stat().st_size)
+    assert target.read_bytes() == bytes(expected)
+
+
+@pytest.mark.parametrize("missing", [OSError(18, "EXDEV"), OSError(22, "EINVAL"), 0])
+def test_copy_without_the_kernels_help(tmp_path: Path, missing: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> int:
+        if isinstance(missing, OSError):
+            raise missing
+        return 0
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(os, "sendfile", refuse)
+    data = random.Random(1).randbytes(3 * MIB + 5)
+    source, target, out = tmp_path / "source", tmp_path / "target", tmp_path / "out"
+    source.write_bytes(data)
+    with open(source, "rb") as reader, open(target, "w+b") as writer, open(out, "wb") as stream:
+        transfer.copy(reader.fileno(), 0, writer.fileno(), 7, len(data))
+        transfer.pour(writer.fileno(), 7, len(data), stream.fileno())
+    assert out.read_bytes() == data
+
+
+def test_pour_into_pipes_and_appended_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"0123456789")
+    out = tmp_path / "out"
+    out.write_bytes(b"kept:")
+    with open(source, "rb") as reader:
+        with open(out, "ab") as stream:
+            transfer.pour(reader.fileno(), 2, 5, stream.fileno())
+        receiver, sender = os.pipe()
+        transfer.pour(reader.fileno(), 2, 5, sender)
+        os.close(sender)
+        assert os.read(receiver, 99) == b"23456"
+        os.close(receiver)
+        with pytest.raises(EOFError):
+            transfer.pour(reader.fileno(), 2, 50, os.open(os.devnull, os.O_WRONLY))
+    assert out.read_bytes() == b"kept:23456"
