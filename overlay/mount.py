@@ -1,8 +1,9 @@
 """Mounting an overlay: the kernel's by fsconfig(2) or by mount(2), or fuse-overlayfs.
 
 fsconfig takes every layer as an option of its own: no escaping, and up to 500 of them. Before Linux 6.8
-(`lowerdir+`) mount(2) takes them as one text of at most a page, in which `:`, `,` and `\\` mean something;
-fuse-overlayfs 1.10 cannot escape at all. For both the layers get short names: numbered symbolic links.
+(`lowerdir+`) mount(2) takes them as one text of at most a page, in which `:`, `,` and `\\` mean something; there
+the layers get short names, numbered symbolic links. fuse-overlayfs 1.10 cannot escape, and splits what links
+resolve to: layers with such names are bind-mounted at plain ones.
 
 Always with `userxattr`, for root too: one spelling of marks, so that what root wrote an ordinary user reads.
 """
@@ -37,6 +38,8 @@ def kernel(parts: Parts, target: str, by_text: bool, links: str) -> None:
     try:
         if by_text:
             _text(parts, target, links)
+        elif "\\" in parts.upper:  # fsconfig unescapes upperdir, though not lowerdir+
+            _fsconfig(_link_all(parts, links, f"{links}/"), target)
         else:
             _fsconfig(parts, target)
     except Refused:
@@ -87,8 +90,8 @@ def _text(parts: Parts, target: str, links: str) -> None:
         os.close(before)
 
 
-def _link_all(parts: Parts, links: str) -> Parts:
-    """``parts`` by relative names of symbolic links in ``links`` that hold nothing to escape."""
+def _link_all(parts: Parts, links: str, prefix: str = "") -> Parts:
+    """``parts`` by names, behind ``prefix``, of symbolic links in ``links`` that hold nothing to escape."""
     number = 0
 
     def link(path: str) -> str:
@@ -98,7 +101,7 @@ def _link_all(parts: Parts, links: str) -> Parts:
         if os.path.lexists(name):
             os.unlink(name)
         os.symlink(path, name)
-        return str(number)
+        return f"{prefix}{number}"
 
     lowers = tuple(link(path) for path in parts.lowers)
     return Parts(lowers, link(parts.upper) if parts.upper else "", link(parts.work) if parts.work else "")
@@ -109,14 +112,25 @@ def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] 
     from overlay import fuse  # only where the kernel's overlayfs does not serve
 
     program = tools.need("fuse-overlayfs", "because kernel overlayfs cannot be used here")
-    names = _link_all(parts, links)
-    options = ["lowerdir=" + ":".join(f"{links}/{name}" for name in names.lowers)]
+    options = ["lowerdir=" + ":".join(_plain(path, f"{links}/lower{n}") for n, path in enumerate(parts.lowers))]
     if parts.upper:
-        options += [f"upperdir={links}/{names.upper}", f"workdir={links}/{names.work}"]
+        # One mount for both: files are renamed between them.
+        parent, upper = os.path.split(parts.upper)
+        place = _plain(parent, f"{links}/overlay")
+        options += [f"upperdir={place}/{upper}", f"workdir={place}/{os.path.basename(parts.work)}"]
     if squash:
         options += [f"squash_to_uid={squash[0]}", f"squash_to_gid={squash[1]}"]
     argv = [program, "-f", "-o", ",".join([*options, "allow_other,nodev,nosuid"]), target]
     return fuse.start(program, argv, target, writes=bool(parts.upper))
+
+
+def _plain(path: str, point: str) -> str:
+    """``path``, or when it holds what an option text cannot, ``point`` with it bound there."""
+    if not any(character in path for character in ":,\\"):
+        return path
+    os.mkdir(point)
+    linux.mount(path, point, None, linux.MS_BIND)
+    return point
 
 
 def wait(server: Server) -> None:

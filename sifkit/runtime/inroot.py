@@ -41,9 +41,15 @@ def locate(root: int, path: str) -> int:
     return descriptor
 
 
-def create(root: int, path: str, directory: bool) -> int:
-    """`locate`, after making what is missing: directories, and a file at the end unless ``directory``."""
+def create(root: int, path: str, directory: bool, untouched: int | None = None) -> int:
+    """`locate`, after making what is missing: directories, and a file at the end unless ``directory``.
+
+    FileNotFoundError instead, where it would be made on the device ``untouched``.
+    """
     descriptor, missing = _walk(root, path)
+    if missing and os.fstat(descriptor).st_dev == untouched:
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     for number, name in enumerate(missing):
         last = number == len(missing) - 1
         try:

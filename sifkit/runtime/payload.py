@@ -41,7 +41,9 @@ def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
 
 def _prepare(plan: Plan, assembled: Assembled, notify: Notify) -> None:
     linux.unshare(linux.CLONE_NEWNS)
-    root = Root(assembled.root, os.open(assembled.root, os.O_PATH | os.O_CLOEXEC), assembled.files, [])
+    top = os.open(assembled.root, os.O_PATH | os.O_CLOEXEC)
+    untouched = os.fstat(top).st_dev if plan.stack.in_place else None
+    root = Root(assembled.root, top, assembled.files, untouched, [])
     for step in plan.steps:
         notify.debug(f"step: {step.describe()}")
     apply_all(plan.steps, root)

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class Root(NamedTuple):
     """The new root: ``top``, its host path, open at ``fd``. ``files``: host directory for generated files.
 
+    ``untouched``: device on which no mount point may be made (an image that is its own root), or None.
     ``skipped``: notes about optional steps left out.
     """
 
     top: str
     fd: int
     files: str
+    untouched: int | None
     skipped: list[str]
 
 
@@ -166,9 +168,9 @@ class Target:
 
     def _create(self) -> int:
         try:
-            return inroot.create(self._root.fd, self._destination, self._directory)
+            return inroot.create(self._root.fd, self._destination, self._directory, self._root.untouched)
         except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
                 message = "this mount point does not exist in the container and cannot be made"
                 raise OSError(errno.ENOENT, message, self._destination) from None
             raise
@@ -197,5 +199,5 @@ def explain(step: Step, error: OSError) -> Failure:
     failure = from_oserror(f"cannot set up {step.describe()}", error)
     failure.cause = error.strerror or failure.cause
     if error.errno == errno.ENOENT:
-        failure.hint = "make the directory in the image, or use a writable overlay or none of --writable"
+        failure.hint = "make the mount point in the image first; with an overlay it is made by itself"
     return failure
