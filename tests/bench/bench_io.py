@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import setting
 from row import Row
+
+Command = Callable[[int], list[str]]  # given the number of the run
 
 PHASES = ("create", "read", "delete")
 MOST = 1.15
@@ -35,7 +37,10 @@ rmdir /usr/share/io
 BY_HAND = """
 set -e
 cd "$1"
-[ -z "$3" ] || mount -t tmpfs -o mode=755 tmpfs .
+if [ -n "$3" ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$1"
+    cd "$1"
+fi
 mkdir -p upper work merged
 lower=$2
 if [ -f "$lower" ]; then
@@ -63,15 +68,21 @@ def rows(quick: bool) -> Iterator[Row]:
 def beside(name: str, base: Path, tmpfs: bool, count: int) -> list[Row]:
     """Ours and the hand-made mount in turn; Apptainer's fewer times, because it can take ten seconds."""
     label = name.replace(" ", "-")
-    given = {"ours": ours(label, base, tmpfs), "by hand": by_hand(label, base, tmpfs)}
+    given: dict[str, Command] = {
+        "ours": lambda turn: ours(f"{label}-{turn}", base, tmpfs),
+        "by hand": lambda turn: by_hand(f"{label}-{turn}", base, tmpfs),
+    }
     taken = alternate(given, count)
     found = []
     for phase in PHASES:
         mine, theirs = taken["ours"][phase], taken["by hand"][phase]
         title = f"{phase} 10 000 files, {name}"
         found.append(Row(title, mine, "overlayfs by hand", theirs, f"<= {MOST} x", mine <= MOST * theirs))
-    if command := by_apptainer(label, base, tmpfs):
-        peer = alternate({"peer": command}, min(count, 3))["peer"]
+    if apptainer := setting.apptainer():
+        theirs_too: dict[str, Command] = {
+            "apptainer": lambda turn: by_apptainer(apptainer, f"{label}-{turn}", base, tmpfs)
+        }
+        peer = alternate(theirs_too, min(count, 3))["apptainer"]
         for phase in PHASES:
             title = f"{phase} 10 000 files, {name}"
             found.append(Row(title, taken["ours"][phase], "apptainer", peer[phase], "", None))
@@ -93,23 +104,24 @@ def by_hand(label: str, base: Path, tmpfs: bool) -> list[str]:
     return here.command("unshare", "--map-root-user", "--mount", *script)
 
 
-def by_apptainer(label: str, base: Path, tmpfs: bool) -> list[str] | None:
+def by_apptainer(peer: setting.Apptainer, label: str, base: Path, tmpfs: bool) -> list[str]:
     """The work in one of Apptainer's containers."""
-    peer = setting.apptainer()
-    if peer is None:
-        return None
     changes = peer.give(setting.here().directory(f"apptainer-{label}"))
     layer = ["--writable-tmpfs"] if tmpfs else ["--overlay", str(changes)]
     tree = peer.rootfs() if base.is_dir() else base
     return peer.exec(*layer, str(tree), "sh", "-c", WORK)
 
 
-def alternate(given: dict[str, list[str]], count: int) -> dict[str, dict[str, float]]:
-    """Medians of each phase of each command, run in turn after one run that warms caches."""
+def alternate(given: dict[str, Command], count: int) -> dict[str, dict[str, float]]:
+    """Medians of each phase of each command, run in turn after one run that warms caches.
+
+    Every run has directories of its own: ext4 does not give out an inode again for a minute after its deletion,
+    and looks at every such inode each time (``recently_deleted``), which would make each run slower than the last.
+    """
     taken: dict[str, list[list[float]]] = {name: [] for name in given}
     for turn in range(count + 1):
         for name, command in given.items():
-            phases = timed(command)
+            phases = timed(command(turn))
             if turn:
                 taken[name].append(phases)
     return {

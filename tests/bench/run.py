@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pwd
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -67,6 +68,8 @@ def make_scratch(user: pwd.struct_passwd) -> Path:
     """A directory of the ordinary user below /tmp, which a peer in another root may share."""
     scratch = Path(tempfile.mkdtemp(prefix="sifkit-bench-", dir="/tmp"))
     scratch.chmod(0o755)
+    # Spread its directories over the disk (chattr(1)): see bench_io.alternate. Where it means nothing it fails.
+    subprocess.run(["chattr", "+T", scratch], stderr=subprocess.DEVNULL, check=False)
     (scratch / "tmp").mkdir()
     for path in (scratch, scratch / "tmp"):
         os.chown(path, user.pw_uid, user.pw_gid)
