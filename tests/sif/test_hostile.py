@@ -20,12 +20,12 @@ from sifkit import sif
 from sifkit.cli.sif_cmd import sif as command
 
 ROOT = str(Path(__file__).resolve().parents[2])
-EXTREMES = (-(2**63), -1, 0, 1, 127, 4095, 2**31, 2**40, 2**62, 2**63 - 1)
+EXTREMES = (-(2**63), -1, 0, 127, 2**31 - 1, 2**62, 2**63 - 1)
 TABLE = 4096
 
 # Runs everything that reads or changes an image, on every file of a directory, in a process of its own.
 EVERYTHING = """
-import os, resource, shutil, sys, time
+import os, shutil, sys, time
 from sifkit import sif
 
 def verbs(path):
@@ -59,7 +59,8 @@ for name in sorted(os.listdir(sys.argv[1])):
         took = time.monotonic() - started
         assert took < 1, (name, number, took)
         assert os.stat(path).st_size < 1 << 33, (name, number)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss: that counts the parent before exec.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
