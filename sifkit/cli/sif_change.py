@@ -145,7 +145,8 @@ def _group(edit: Edit, datatype: int, fields: Fields) -> int:
     if primary is None:
         _say("group: 1 (--groupid sets another)")
         return 1
-    _say(f"group: {primary.group_id or 'none'}, as the primary partition, object {primary.id} (--groupid sets another)")
+    group = primary.group_id or "none"
+    _say(f"group: {group}, that of the primary partition, object {primary.id} (--groupid sets another)")
     return primary.group_id
 
 
