@@ -1,0 +1,71 @@
+"""Which driver is chosen, and why: a table, without a kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from overlay.driver import Situation, choose
+from overlay.failure import Failure
+from overlay.features import Features
+from overlay.layer import Directory, Overlay, Stack, Tmpfs
+
+NEW = Features(overlay=True, why_not="", lowerdir_append=True, tmpfs_xattr=True, fuse=True, loop=False)
+OLD = NEW._replace(overlay=False, why_not="Operation not permitted")
+NO_FUSE = NEW._replace(fuse=False)
+BASE = Directory("/base")
+WRITABLE = Stack(BASE, upper=Overlay("/over"))
+HERE = Situation(privileged=False, upper_fstype="ext4")
+
+
+@pytest.mark.parametrize(
+    ("stack", "features", "situation", "driver", "reason"),
+    [
+        (Stack(BASE), NEW, HERE, "bind", "needs no overlay"),
+        (Stack(BASE), NEW, HERE._replace(extra_points=True), "kernel", "lowerdir+"),
+        (Stack(BASE, in_place=True), NEW, HERE._replace(extra_points=True), "bind", "--writable"),
+        (WRITABLE, NEW, HERE, "kernel", "lowerdir+"),
+        (WRITABLE, NEW._replace(lowerdir_append=False), HERE, "kernel", "mount(2)"),
+        (WRITABLE, OLD, HERE, "fuse-overlayfs", "Operation not permitted"),
+        (WRITABLE, NEW, HERE._replace(upper_fstype="lustre"), "fuse-overlayfs", "lustre"),
+        (WRITABLE, NEW, HERE._replace(upper_fstype=""), "fuse-overlayfs", "unknown file system"),
+        (WRITABLE, NEW, HERE._replace(upper_xattr=False), "fuse-overlayfs", "xattrs"),
+        (Stack(BASE, upper=Tmpfs(1)), NEW, HERE._replace(upper_fstype=""), "kernel", "lowerdir+"),
+        (WRITABLE, NEW, HERE._replace(forced="fuse-overlayfs"), "fuse-overlayfs", "asks for it"),
+        (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs"), "fuse-overlayfs", "cvmfs"),
+        (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs", privileged=True), "kernel", "lowerdir+"),
+        (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs", forced="kernel"), "kernel", "new names only"),
+        (WRITABLE, NO_FUSE, HERE._replace(foreign_base="cvmfs"), "kernel", "fuse-overlayfs is missing"),
+        (Stack(BASE, (Directory("/x"),)), NEW, HERE._replace(foreign_base="cvmfs"), "kernel", "lowerdir+"),
+    ],
+)
+def test_the_choice(stack: Stack, features: Features, situation: Situation, driver: str, reason: str) -> None:
+    decision = choose(stack, features, situation)
+    assert (decision.driver, reason in decision.reason) == (driver, True), decision
+
+
+def test_a_foreign_base_is_squashed_with_a_warning() -> None:
+    decision = choose(WRITABLE, NEW, HERE._replace(foreign_base="cvmfs"))
+    assert decision.squash
+    assert "0700" in decision.warning
+    assert not choose(WRITABLE, OLD, HERE).squash
+
+
+@pytest.mark.parametrize(
+    ("features", "situation", "words"),
+    [
+        (OLD._replace(fuse=False), HERE, "no overlay"),
+        (OLD, HERE._replace(fuse_overlayfs=False), "no overlay"),
+        (OLD, HERE._replace(forced="kernel"), "cannot be had"),
+        (NEW, HERE._replace(forced="aufs"), "not known"),
+        (NO_FUSE, HERE._replace(forced="fuse-overlayfs"), "no overlay"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(features: Features, situation: Situation, words: str) -> None:
+    with pytest.raises(Failure, match=words):
+        choose(WRITABLE, features, situation)
+
+
+def test_more_layers_than_the_kernel_takes() -> None:
+    with pytest.raises(Failure, match="too many"):
+        choose(Stack(BASE, (Directory("/x"),) * 499), NEW, HERE)
+    assert choose(Stack(BASE, (Directory("/x"),) * 498), NEW, HERE).driver == "kernel"
