@@ -4,7 +4,7 @@
 
 Started as root it makes what an ordinary user's tests need: the account, its subordinate ids, a usable
 /dev/fuse. SIFKIT_MUST_WORK=1 turns tests skipped for a missing capability into failures.
-SIFKIT_TEST_KEEP=1 keeps the temporary directory of each run.
+SIFKIT_TEST_KEEP=1 keeps the temporary directory of each run; SIFKIT_TEST_DIR says where they lie (/var/tmp).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def run_as(user: pwd.struct_passwd) -> tuple[str, bool]:
 
 def make_scratch(user: pwd.struct_passwd) -> Path:
     """A directory of ``user`` on a disk file system: an upper directory cannot lie on every kind."""
-    scratch = Path(tempfile.mkdtemp(prefix="st-", dir="/var/tmp"))
+    scratch = Path(tempfile.mkdtemp(prefix="st-", dir=os.environ.get("SIFKIT_TEST_DIR", "/var/tmp")))
     (scratch / "tmp").mkdir()
     scratch.chmod(0o755)
     for path in (scratch, scratch / "tmp"):
