@@ -1,0 +1,227 @@
+"""Deleted names and replaced directories of an overlay, in every spelling that drivers leave behind.
+
+| what | kernel overlayfs | fuse-overlayfs on a directory | fuse-overlayfs on fuse2fs, AUFS, OCI layers |
+|---|---|---|---|
+| NAME is deleted | character device 0:0 | the same | empty file ``.wh.NAME`` |
+| the directory is opaque: nothing below shows | ``trusted.`` or ``user.overlay.opaque`` = ``y`` | ``user.fuseoverlayfs.opaque`` = ``y``, ``.wh..wh..opq``, ``.wh..opq`` | the same |
+
+Each driver shows the spelling of another as files, or the deleted names again. `scan_image` reads them all;
+`normalise_directory` rewrites an upper directory into what every driver understands; for an image that is
+only read, `overlay.whiteout_layer` says the same in layers around it.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from overlay.extread import ExtReader, Inode
+
+_PREFIX: Final = b".wh."
+_RESERVED: Final = b".wh..wh."  # AUFS keeps its own things under these names
+OPAQUE_NAMES: Final = frozenset({b".wh..wh..opq", b".wh..opq"})
+
+KERNEL_MARK: Final = "user.overlay.opaque"  # under the mount option userxattr
+FUSE_MARK: Final = "user.fuseoverlayfs.opaque"
+ROOT_MARK: Final = "trusted.overlay.opaque"
+OPAQUE_MARKS: Final = (KERNEL_MARK, FUSE_MARK, ROOT_MARK)
+_YES: Final = b"y"
+
+
+def is_whiteout(mode: int, device: tuple[int, int]) -> bool:
+    """Whether this is the device that kernel overlayfs reads as "deleted"."""
+    return stat.S_ISCHR(mode) and device == (0, 0)
+
+
+def deleted_name(name: bytes) -> bytes | None:
+    """The name that the file ``name`` marks as deleted, or None."""
+    if not name.startswith(_PREFIX) or name.startswith(_RESERVED) or name in OPAQUE_NAMES:
+        return None
+    return name[len(_PREFIX) :] or None
+
+
+def is_opaque(xattrs: Mapping[bytes, bytes]) -> bool:
+    """Whether a directory with these extended attributes hides what lies below it."""
+    return any(xattrs.get(mark.encode()) == _YES for mark in OPAQUE_MARKS)
+
+
+class Whiteouts(NamedTuple):
+    """Paths relative to the upper directory (``b""`` is itself).
+
+    ``deleted``: names that are gone, spelled either way; ``devices``: those of them spelled as devices;
+    ``opaque``: replaced directories, with the marks each carries; ``markers``: files that only mean something.
+    """
+
+    deleted: tuple[bytes, ...]
+    devices: frozenset[bytes]
+    opaque: Mapping[bytes, frozenset[str]]
+    markers: tuple[bytes, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.deleted or self.opaque or self.markers)
+
+
+def scan_image(reader: ExtReader, top: bytes = b"/upper") -> Whiteouts:
+    """All whiteouts below ``top`` of an image. Raises ExtError when it is damaged."""
+    deleted: list[bytes] = []
+    devices: set[bytes] = set()
+    opaque: dict[bytes, frozenset[str]] = {}
+    markers: list[bytes] = []
+    for parent, names in _directories(reader, top):
+        for name, inode in names.items():
+            path = _join(parent, name)
+            marked = deleted_name(name)
+            if is_whiteout(inode.mode, inode.device) and name not in OPAQUE_NAMES and marked is None:
+                deleted.append(path)
+                devices.add(path)
+            elif inode.is_directory:
+                marks = _marks(reader.xattrs(inode))
+                if marks or _PREFIX + name in names:
+                    opaque[path] = marks | opaque.get(path, frozenset())
+            elif name in OPAQUE_NAMES:
+                markers.append(path)
+                opaque.setdefault(parent, frozenset())
+            elif marked is not None:
+                markers.append(path)
+                if marked not in names:  # else it was made again; see above for a directory
+                    deleted.append(_join(parent, marked))
+    return Whiteouts(tuple(deleted), frozenset(devices), opaque, tuple(markers))
+
+
+def _directories(reader: ExtReader, top: bytes) -> Iterator[tuple[bytes, dict[bytes, Inode]]]:
+    """Every directory with what is in it; the walk gives the entries of one directory in a row."""
+    current: bytes | None = None
+    names: dict[bytes, Inode] = {}
+    for path, inode in reader.walk(top):
+        if not path:
+            continue
+        parent, _, name = path.rpartition(b"/")
+        if parent != current:
+            if current is not None:
+                yield current, names
+            current, names = parent, {}
+        names[name] = inode
+    if current is not None:
+        yield current, names
+
+
+def _marks(xattrs: Mapping[bytes, bytes]) -> frozenset[str]:
+    return frozenset(mark for mark in OPAQUE_MARKS if xattrs.get(mark.encode()) == _YES)
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name
+
+
+def normalise_directory(upper: str) -> int:
+    """Rewrite every spelling below ``upper`` so that all drivers agree; returns how many were rewritten.
+
+    Deleted names become devices 0:0, opaque directories carry both ``user.`` marks (root adds ``trusted.``),
+    marker files go. A kill in the middle leaves a tree that means the same and can be normalised again: the
+    new spelling is there before the old one goes. Times of directories are kept. Works as an ordinary user on
+    one's own files, also in a user namespace. The caller holds the lock. Raises OSError.
+    """
+    changed = 0
+    waiting = [os.fsencode(upper)]
+    while waiting:
+        directory = waiting.pop()
+        before = os.lstat(directory)
+        try:
+            entries = _entries(directory)
+            here = _normalise_one(directory, entries)
+        except PermissionError:
+            with _opened(directory):
+                entries = _entries(directory)
+                here = _normalise_one(directory, entries)
+        if here:
+            os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+        changed += here
+        waiting += [e.path for e in entries.values() if e.is_dir(follow_symlinks=False)]
+    return changed
+
+
+@contextlib.contextmanager
+def _opened(directory: bytes) -> Iterator[None]:
+    """Within the block, a directory that its owner closed to himself (mode 0500, 0000) is open to him."""
+    mode = stat.S_IMODE(os.lstat(directory).st_mode)
+    os.chmod(directory, mode | 0o700)
+    try:
+        yield
+    finally:
+        os.chmod(directory, mode)
+
+
+def _entries(directory: bytes) -> dict[bytes, os.DirEntry[bytes]]:
+    with os.scandir(directory) as found:
+        return {entry.name: entry for entry in found}
+
+
+def _normalise_one(directory: bytes, entries: dict[bytes, os.DirEntry[bytes]]) -> int:
+    changed = 0
+    opaque = [entry for name, entry in entries.items() if name in OPAQUE_NAMES]
+    if opaque or _has_mark(directory):
+        changed += mark_opaque(directory)
+        for entry in opaque:
+            os.unlink(entry.path)
+            changed += 1
+    for name, entry in entries.items():
+        marked = deleted_name(name)
+        if marked is None or entry.is_dir(follow_symlinks=False):
+            continue
+        again = entries.get(marked)
+        if again is None:
+            make_whiteout(directory + b"/" + marked)
+        elif again.is_dir(follow_symlinks=False):
+            mark_opaque(again.path)
+        os.unlink(entry.path)
+        changed += 1
+    return changed
+
+
+def _has_mark(directory: bytes) -> bool:
+    try:
+        present = os.listxattr(directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise
+    return any(mark in present and _value(directory, mark) == _YES for mark in OPAQUE_MARKS)
+
+
+def _value(directory: bytes, mark: str) -> bytes:
+    try:
+        return os.getxattr(directory, mark, follow_symlinks=False)
+    except OSError:  # trusted ones are listed to nobody but root; a race with nobody, for we hold the lock
+        return b""
+
+
+def mark_opaque(directory: bytes) -> int:
+    """Give ``directory`` every opaque mark it lacks that the caller may set; 1 if there was one, else 0."""
+    missing = [mark for mark in (KERNEL_MARK, FUSE_MARK) if _value(directory, mark) != _YES]
+    try:
+        _set(directory, missing)
+    except PermissionError:
+        with _opened(directory):
+            _set(directory, missing)
+    if _value(directory, ROOT_MARK) != _YES:
+        # Only root outside of user namespaces may; the kernel driver under root reads no other.
+        with contextlib.suppress(PermissionError):
+            os.setxattr(directory, ROOT_MARK, _YES, follow_symlinks=False)
+            return 1
+    return 1 if missing else 0
+
+
+def _set(directory: bytes, marks: list[str]) -> None:
+    for mark in marks:
+        os.setxattr(directory, mark, _YES, follow_symlinks=False)
+
+
+def make_whiteout(path: bytes) -> None:
+    """Mark ``path`` as deleted: character device 0:0, which ordinary users may make since Linux 5.8."""
+    os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))

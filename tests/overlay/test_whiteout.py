@@ -1,0 +1,304 @@
+"""Whiteouts: every spelling read from images, rewritten in directories, and honoured by the kernel."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from probes import needs, require
+
+from overlay import e2fsprogs, whiteout, whiteout_layer
+from overlay.create import create_ext3
+from overlay.extread import ExtReader
+from overlay.section import Section
+
+MIB = 2**20
+
+
+def xattrs_work(path: Path) -> bool:
+    try:
+        os.setxattr(path, "user.sifkit.test", b"1")
+    except OSError:
+        return False
+    os.removexattr(path, "user.sifkit.test")
+    return True
+
+
+@pytest.fixture
+def upper(tmp_path: Path) -> Path:
+    """An upper directory in every spelling at once."""
+    if not xattrs_work(tmp_path):
+        pytest.skip("this file system has no extended attributes")
+    top = tmp_path / "upper"
+    for name in ("dev", "file", "again", "opaque-fuse/full", "opaque-name", "opaque-kernel", "plain/deep"):
+        (top / name).mkdir(parents=True)
+    os.mknod(top / "dev/gone", stat.S_IFCHR, os.makedev(0, 0))
+    (top / "file/.wh.gone").touch(mode=0o700)
+    (top / "file/kept").write_text("kept")
+    (top / "again/.wh.made").touch()
+    (top / "again/made").write_text("made again")
+    (top / "again/.wh.dir").touch()
+    (top / "again/dir").mkdir()
+    os.setxattr(top / "opaque-fuse", "user.fuseoverlayfs.opaque", b"y")
+    (top / "opaque-fuse/.wh..wh..opq").touch()
+    os.mknod(top / "opaque-fuse/.wh..opq", stat.S_IFCHR, os.makedev(0, 0))
+    (top / "opaque-fuse/full/new").write_text("new")
+    (top / "opaque-name/.wh..wh..opq").touch()
+    os.setxattr(top / "opaque-kernel", "user.overlay.opaque", b"y")
+    os.setxattr(top / "plain", "user.overlay.opaque", b"n")
+    return top
+
+
+def tree(top: Path) -> dict[str, str]:
+    """path -> what it is, with its opaque marks (the ordinary ones)."""
+    found = {}
+    for path in sorted(top.rglob("*")):
+        status = path.lstat()
+        kind = stat.filemode(status.st_mode)[0]
+        if kind == "c":
+            assert status.st_rdev == 0
+        elif kind == "d":
+            for mark in ("user.overlay.opaque", "user.fuseoverlayfs.opaque"):
+                if mark in os.listxattr(path) and os.getxattr(path, mark) == b"y":
+                    kind += " " + mark.split(".")[1]
+        found[str(path.relative_to(top))] = kind
+    return found
+
+
+NORMAL = {
+    "dev": "d", "dev/gone": "c",
+    "file": "d", "file/gone": "c", "file/kept": "-",
+    "again": "d", "again/made": "-", "again/dir": "d overlay fuseoverlayfs",
+    "opaque-fuse": "d overlay fuseoverlayfs", "opaque-fuse/full": "d", "opaque-fuse/full/new": "-",
+    "opaque-name": "d overlay fuseoverlayfs", "opaque-kernel": "d overlay fuseoverlayfs",
+    "plain": "d", "plain/deep": "d",
+}  # fmt: skip
+
+
+def test_normalise(upper: Path) -> None:
+    os.utime(upper / "file", (1000, 2000))
+    assert whiteout.normalise_directory(str(upper)) > 0
+    assert tree(upper) == NORMAL
+    assert (upper / "file").stat().st_mtime == 2000
+    assert whiteout.normalise_directory(str(upper)) == 0
+    assert tree(upper) == NORMAL
+
+
+def test_normalise_in_directories_closed_to_their_owner(upper: Path) -> None:
+    for name, mode in (("file", 0o500), ("opaque-fuse", 0o000), ("again/dir", 0o555), ("dev", 0o000)):
+        (upper / name).chmod(mode)
+    whiteout.normalise_directory(str(upper))
+    for name, mode in (("file", 0o500), ("opaque-fuse", 0o000), ("again/dir", 0o555), ("dev", 0o000)):
+        assert stat.S_IMODE((upper / name).stat().st_mode) == mode
+        (upper / name).chmod(0o755)
+    assert tree(upper) == NORMAL
+
+
+def test_normalise_goes_on_after_a_kill(upper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each of its changes in turn, and run again: always the same result."""
+    real: dict[str, Callable[..., None]] = {name: getattr(os, name) for name in ("unlink", "mknod", "setxattr")}
+    left = [0]
+
+    def counted(name: str) -> Callable[..., None]:
+        def act(*args: object, **named: object) -> None:
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            real[name](*args, **named)
+            left[0] -= 1  # what is refused changes nothing
+
+        return act
+
+    for name in real:
+        monkeypatch.setattr(os, name, counted(name))
+    kills = 0
+    while kills < 100:
+        left[0] = 1
+        try:
+            whiteout.normalise_directory(str(upper))
+            break
+        except KeyboardInterrupt:
+            kills += 1
+    assert 5 < kills < 100
+    assert tree(upper) == NORMAL
+
+
+def test_no_recursion_limit(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(300):
+        os.mkdir("d", dir_fd=here)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(os.open(".wh.x", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    assert whiteout.normalise_directory(str(tmp_path)) == 1
+    assert os.listdir(here) == ["x"]
+    os.close(here)
+
+
+def test_names() -> None:
+    assert whiteout.deleted_name(b".wh.a") == b"a"
+    assert whiteout.deleted_name(b".wh..hidden") == b".hidden"
+    for name in (b".wh.", b".wh..wh..opq", b".wh..opq", b".wh..wh.plnk", b"wh.a", b"a.wh.b"):
+        assert whiteout.deleted_name(name) is None
+    assert whiteout.is_whiteout(stat.S_IFCHR, (0, 0))
+    assert not whiteout.is_whiteout(stat.S_IFCHR, (1, 3))
+    assert not whiteout.is_whiteout(stat.S_IFBLK, (0, 0))
+    assert whiteout.is_opaque({b"trusted.overlay.opaque": b"y"})
+    assert not whiteout.is_opaque({b"user.overlay.opaque": b"x"})
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Section:
+    """What `upper` is as a directory, as an image; made by debugfs, with odd names."""
+    section = create_ext3(str(tmp_path / "i"), 16 * MIB, sparse=True).section
+    empty = tmp_path / "empty"
+    empty.touch()
+    none = os.fsencode(empty)
+    commands = [
+        [b"cd", b"/upper"], [b"mkdir", b"dev"], [b"cd", b"dev"], [b"mknod", b"gone", b"c", b"0", b"0"],
+        [b"mknod", b"null", b"c", b"1", b"3"],
+        [b"cd", b"/upper"], [b"mkdir", b"file"], [b"cd", b"file"], [b"write", none, b".wh.gone"],
+        [b"write", none, b".wh.with space"], [b"write", none, b"kept"],
+        [b"cd", b"/upper"], [b"mkdir", b"again"], [b"cd", b"again"], [b"write", none, b".wh.made"],
+        [b"write", none, b"made"], [b"write", none, b".wh.dir"], [b"mkdir", b"dir"],
+        [b"cd", b"/upper"], [b"mkdir", b"opaque"], [b"cd", b"opaque"], [b"write", none, b".wh..wh..opq"],
+        [b"mknod", b".wh..opq", b"c", b"0", b"0"], [b"write", none, b"new"], [b"mkdir", b"both"],
+        [b"ea_set", b"/upper/opaque", b"user.fuseoverlayfs.opaque", b"y"],
+        [b"cd", b"/upper"], [b"mkdir", b"root"], [b"ea_set", b"/upper/root", b"trusted.overlay.opaque", b"y"],
+        [b"mkdir", b"kernel"], [b"ea_set", b"/upper/kernel", b"user.overlay.opaque", b"y"],
+        [b"set_inode_field", b"file", b"mode", b"040750"], [b"set_inode_field", b"file", b"mtime", b"@1500000000"],
+    ]  # fmt: skip
+    commands += [
+        [b"sif", os.fsencode(f"/upper/{name}"), field, b"%d" % value]
+        for name in ("dev", "file", "again", "again/dir", "opaque", "opaque/both", "root", "kernel", "opaque/new")
+        for field, value in ((b"uid", os.geteuid()), (b"gid", os.getegid()))
+    ]
+    e2fsprogs.debugfs(section, commands, write=True)
+    return section
+
+
+def test_scan(image: Section) -> None:
+    with ExtReader(image) as reader:
+        found = whiteout.scan_image(reader)
+    assert set(found.deleted) == {b"dev/gone", b"file/gone", b"file/with space"}
+    assert found.devices == {b"dev/gone"}
+    assert found.opaque == {
+        b"again/dir": frozenset(),
+        b"opaque": {whiteout.FUSE_MARK},
+        b"root": {whiteout.ROOT_MARK},
+        b"kernel": {whiteout.KERNEL_MARK},
+    }
+    assert set(found.markers) == {
+        b"file/.wh.gone", b"file/.wh.with space", b"again/.wh.made", b"again/.wh.dir",
+        b"opaque/.wh..wh..opq", b"opaque/.wh..opq",
+    }  # fmt: skip
+    assert not found.empty
+
+
+def test_nothing_to_say_makes_nothing(tmp_path: Path) -> None:
+    section = create_ext3(str(tmp_path / "i"), 16 * MIB, sparse=True).section
+    with ExtReader(section) as reader:
+        found = whiteout.scan_image(reader)
+        assert found.empty
+        above, below = str(tmp_path / "a"), str(tmp_path / "b")
+        made = whiteout_layer.build(reader, found, above, below, typed=False, mark=whiteout.KERNEL_MARK)
+    assert made == ("", "")
+    assert sorted(os.listdir(tmp_path)) == ["i"]
+
+
+def build(image: Section, place: Path, typed: bool) -> whiteout_layer.Layers:
+    with ExtReader(image) as reader:
+        return whiteout_layer.build(
+            reader, whiteout.scan_image(reader), str(place / "above"), str(place / "below"),
+            typed=typed, mark=whiteout.KERNEL_MARK,
+        )  # fmt: skip
+
+
+def test_layers(image: Section, tmp_path: Path) -> None:
+    if not xattrs_work(tmp_path):
+        pytest.skip("this file system has no extended attributes")
+    build(image, tmp_path, typed=False)
+    assert tree(tmp_path / "above") == {
+        "dev": "d", "dev/gone": "c",
+        "file": "d", "file/gone": "c", "file/with space": "c", "file/.wh.gone": "c", "file/.wh.with space": "c",
+        "again": "d", "again/.wh.made": "c", "again/.wh.dir": "c",
+        "opaque": "d", "opaque/.wh..wh..opq": "c", "opaque/.wh..opq": "c",
+    }  # fmt: skip
+    assert tree(tmp_path / "below") == {
+        "again": "d", "again/dir": "d overlay fuseoverlayfs",
+        "opaque": "d overlay fuseoverlayfs", "root": "d overlay fuseoverlayfs",
+    }  # fmt: skip
+    status = (tmp_path / "above/file").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o750, 1_500_000_000)
+
+
+def test_devices_are_left_to_the_kernel_where_it_sees_them(image: Section, tmp_path: Path) -> None:
+    build(image, tmp_path, typed=True)
+    assert not (tmp_path / "above/dev").exists()
+
+
+@pytest.mark.needs("userns", "overlayfs", "fuse2fs", "unshare")
+def test_the_kernel_shows_what_the_image_means(image: Section, tmp_path: Path) -> None:
+    require("userns", "overlayfs", "fuse2fs", "unshare")
+    lower = tmp_path / "lower"
+    for name in ("dev", "file", "again/dir", "opaque/both", "root", "kernel"):
+        (lower / name).mkdir(parents=True)
+        (lower / name / "old").write_text("old")
+    for name in ("dev/gone", "file/gone", "file/with space", "file/other", "again/made"):
+        (lower / name).write_text("lower")
+    (tmp_path / "fuse").mkdir()
+    (tmp_path / "merged").mkdir()
+    build(image, tmp_path, typed=False)
+    script = f"""
+        set -e
+        cd {tmp_path}
+        fuse2fs -o ro,norecovery i fuse
+        mount -t overlay -o userxattr,lowerdir=above:fuse/upper:below:lower none merged
+        cd merged
+        find . ! -type d -printf '%P\\n' | sort
+        echo --
+        cat again/made file/other opaque/new
+        stat -c %a file
+        cd ..; umount -l merged fuse
+    """
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names, _, rest = done.stdout.partition("--\n")
+    assert names.splitlines() == sorted(
+        ["again/made", "dev/null", "dev/old", "file/kept", "file/old", "file/other", "opaque/new"]
+    )
+    assert rest == "lower750\n"
+
+
+@needs("userns", "overlayfs", "unshare")
+def test_the_kernel_shows_what_the_directory_means(upper: Path, tmp_path: Path) -> None:
+    require("userns", "overlayfs", "unshare")
+    lower = tmp_path / "lower"
+    for name in ("dev", "file", "again/dir", "opaque-fuse/full", "opaque-name", "opaque-kernel", "plain"):
+        (lower / name).mkdir(parents=True)
+        (lower / name / "old").write_text("old")
+    for name in ("dev/gone", "file/gone"):
+        (lower / name).write_text("lower")
+    whiteout.normalise_directory(str(upper))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "merged").mkdir()
+    script = f"""
+        set -e
+        cd {tmp_path}
+        mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none merged
+        cd merged
+        find . ! -type d -printf '%P\\n' | sort
+    """
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == sorted(
+        ["again/made", "dev/old", "file/kept", "file/old", "opaque-fuse/full/new", "plain/old"]
+    )
