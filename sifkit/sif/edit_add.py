@@ -107,7 +107,7 @@ def _copy(edit: Edit, source: int, offset: int) -> int:
     start = os.lseek(source, 0, os.SEEK_CUR)
     size = max(0, status.st_size - start)
     try:
-        transfer.copy(source, start, edit.fd, offset, size, zero_below=edit.length)
+        transfer.copy(source, start, edit.fd, offset, size, zero_below=edit.length, flush=True)
     except EOFError as error:
         raise BadObject(f"the object changed while it was read: {error}", path=edit.path) from error
     return size

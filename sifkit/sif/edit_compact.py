@@ -71,7 +71,7 @@ def plan(header: Header, objects: list[Descriptor]) -> tuple[Header, list[Descri
 def _write(edit: Edit, fd: int, header: Header, objects: list[Descriptor], end: int) -> None:
     os.ftruncate(fd, end)
     for d in objects:
-        transfer.copy(edit.fd, edit.objects[d.slot].offset, fd, d.offset, d.size)
+        transfer.copy(edit.fd, edit.objects[d.slot].offset, fd, d.offset, d.size, flush=True)
         transfer.write_at(fd, build_descriptor(d), TABLE_OFFSET + d.slot * SLOT_SIZE)
     transfer.write_at(fd, build_header(header), 0)
     os.fsync(fd)

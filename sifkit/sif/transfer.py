@@ -1,26 +1,22 @@
-"""Move bytes between files: in the kernel where it can, shared blocks where the file system can, holes kept."""
+"""Move bytes between files: shared blocks where the file system can, holes kept, else read and write.
+
+Rejected: copy_file_range(2) and sendfile(2). Where blocks cannot be shared they go through a pipe of 16 pages and
+take a fifth longer than reading and writing 256 KiB at a time (ext4, 500 MB in the page cache: 117 ms against 97).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
-import stat
+import struct
 from collections.abc import Iterator
 
-_STEP = 64 << 20  # per copy_file_range call: short enough that Ctrl-C is answered
-_BUFFER = 1 << 20
+FICLONERANGE = 0x4020940D  # linux/fs.h
+_BUFFER = 256 << 10
+_FLUSHED = 8 << 20
 _ZEROS = bytes(_BUFFER)
-
-# Reasons for which copy_file_range(2) and sendfile(2) cannot do it but read and write can.
-_INCAPABLE = (
-    errno.EXDEV,
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EBADF,
-    errno.EPERM,
-    errno.ETXTBSY,
-)
 
 
 def extents(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
@@ -41,22 +37,36 @@ def extents(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
         at = stop
 
 
-def copy(source: int, source_offset: int, target: int, target_offset: int, size: int, zero_below: int = 0) -> None:
-    """Copy ``size`` bytes between regular files at explicit offsets.
+def copy(source: int, source_offset: int, target: int, target_offset: int, size: int, *,
+         zero_below: int = 0, flush: bool = False) -> None:  # fmt: skip
+    """Copy ``size`` bytes between regular files at explicit offsets; the target is made long enough.
 
     Holes are skipped; below offset ``zero_below`` of the target, where it has old bytes, they become zeros.
-    The target is made long enough. `copy_file_range` shares blocks on btrfs and XFS. Raises ``OSError``, and
+    ``flush``: have the disk write from the first bytes on; for who calls fsync next. Raises ``OSError``, and
     ``EOFError`` when the source is shorter than it was.
     """
-    at = source_offset
+    if size and _share(source, source_offset, target, target_offset, size):
+        return
+    at, shift = source_offset, target_offset - source_offset
     for start, length in extents(source, source_offset, size):
-        _clear(target, target_offset + at - source_offset, start - at, zero_below)
-        _copy_extent(source, start, target, target_offset + start - source_offset, length)
+        _clear(target, at + shift, start - at, zero_below)
+        _copy_extent(source, start, target, start + shift, length, flush)
         at = start + length
     end = target_offset + size
-    _clear(target, target_offset + at - source_offset, source_offset + size - at, zero_below)
+    _clear(target, at + shift, end - at - shift, zero_below)
     if os.fstat(target).st_size < end:
         os.ftruncate(target, end)
+
+
+def _share(source: int, source_offset: int, target: int, target_offset: int, size: int) -> bool:
+    """Let both files have the same blocks (btrfs, XFS, NFS 4.2); False where offsets or file system forbid it."""
+    try:
+        fcntl.ioctl(target, FICLONERANGE, struct.pack("qQQQ", source, source_offset, size, target_offset))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        return False
+    return True
 
 
 def _clear(target: int, offset: int, size: int, below: int) -> None:
@@ -72,32 +82,27 @@ def fill_zeros(fd: int, offset: int, size: int) -> None:
             at += os.pwrite(fd, memoryview(_ZEROS)[: start + length - at], at)
 
 
-def _copy_extent(source: int, source_offset: int, target: int, target_offset: int, size: int) -> None:
-    done = 0
-    while done < size:
-        try:
-            count = os.copy_file_range(
-                source, target, min(_STEP, size - done), source_offset + done, target_offset + done
-            )
-        except OSError as error:
-            if error.errno not in _INCAPABLE:
-                raise
-            count = 0
-        if count == 0:  # also what some file systems answer instead of an error
-            _copy_by_hand(source, source_offset + done, target, target_offset + done, size - done)
-            return
-        done += count
-
-
-def _copy_by_hand(source: int, source_offset: int, target: int, target_offset: int, size: int) -> None:
+def _copy_extent(source: int, source_offset: int, target: int, target_offset: int, size: int, flush: bool) -> None:
     buffer = memoryview(bytearray(min(_BUFFER, size)))
-    done = 0
+    done = flushed = 0
     while done < size:
         count = os.preadv(source, [buffer[: size - done]], source_offset + done)
         if count == 0:
             raise EOFError(f"the source ends {size - done} bytes early")
         write_at(target, buffer[:count], target_offset + done)
         done += count
+        if flush and done - flushed >= _FLUSHED:
+            start_writing(target, target_offset + flushed, done - flushed)
+            flushed = done
+
+
+def start_writing(fd: int, offset: int, size: int) -> None:
+    """Have the kernel write these bytes to disk now, and do not wait for it.
+
+    They just became dirty, so that none of them leaves the page cache. (sync_file_range is not in Python.)
+    """
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -109,23 +114,22 @@ def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def drain(stream: int, target: int, offset: int) -> int:
-    """Everything from descriptor ``stream`` (a pipe, a terminal, ...) to ``offset`` of ``target``; the byte
-    count."""
+    """Everything from descriptor ``stream`` (a pipe, a terminal, ...) to ``offset`` of ``target``; the byte count."""
     buffer = memoryview(bytearray(_BUFFER))
-    done = 0
+    done = flushed = 0
     while count := os.readv(stream, [buffer]):
         write_at(target, buffer[:count], offset + done)
         done += count
+        if done - flushed >= _FLUSHED:
+            start_writing(target, offset + flushed, done - flushed)
+            flushed = done
     return done
 
 
 def pour(source: int, offset: int, size: int, stream: int) -> None:
     """``size`` bytes at ``offset`` of regular file ``source`` to descriptor ``stream``, at its position."""
-    if stat.S_ISREG(os.fstat(stream).st_mode):
-        done = _pour_into_file(source, offset, size, stream)
-    else:
-        done = _send(source, offset, size, stream)
-    buffer = memoryview(bytearray(min(_BUFFER, max(1, size - done))))
+    buffer = memoryview(bytearray(min(_BUFFER, max(1, size))))
+    done = 0
     while done < size:
         count = os.preadv(source, [buffer[: size - done]], offset + done)
         if count == 0:
@@ -134,33 +138,3 @@ def pour(source: int, offset: int, size: int, stream: int) -> None:
         while view:
             view = view[os.write(stream, view) :]
         done += count
-
-
-def _pour_into_file(source: int, offset: int, size: int, stream: int) -> int:
-    done = 0
-    try:
-        while done < size:
-            # Without a target offset: the kernel then honours and moves the position, as the shell expects of
-            # `>`.
-            count = os.copy_file_range(source, stream, min(_STEP, size - done), offset + done)
-            if count == 0:
-                break
-            done += count
-    except OSError as error:
-        if error.errno not in _INCAPABLE:  # EBADF: opened for appending (`>>`)
-            raise
-    return done
-
-
-def _send(source: int, offset: int, size: int, stream: int) -> int:
-    done = 0
-    try:
-        while done < size:
-            count = os.sendfile(stream, source, offset + done, min(_STEP, size - done))
-            if count == 0:
-                break
-            done += count
-    except OSError as error:
-        if error.errno not in _INCAPABLE:
-            raise
-    return done

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,22 +86,40 @@ def test_any_pattern_of_holes(tmp_path: Path, seed: int) -> None:
     assert target.read_bytes() == bytes(expected)
 
 
-@pytest.mark.parametrize("missing", [OSError(18, "EXDEV"), OSError(22, "EINVAL"), 0])
-def test_copy_without_the_kernels_help(tmp_path: Path, missing: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> int:
-        if isinstance(missing, OSError):
-            raise missing
+def test_blocks_are_shared_where_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ioctl(fd: int, request: int, argument: bytes) -> int:
+        source, start, size, offset = struct.unpack("qQQQ", argument)
+        asked.append((request, start, size, offset))
+        os.pwrite(fd, os.pread(source, size, start), offset)
         return 0
 
-    monkeypatch.setattr(os, "copy_file_range", refuse)
-    monkeypatch.setattr(os, "sendfile", refuse)
-    data = random.Random(1).randbytes(3 * MIB + 5)
-    source, target, out = tmp_path / "source", tmp_path / "target", tmp_path / "out"
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"0123456789")
+    with open(source, "rb") as reader, open(target, "w+b") as writer:
+        transfer.copy(reader.fileno(), 2, writer.fileno(), 3, 5)
+    assert asked == [(0x4020940D, 2, 5, 3)]
+    assert target.read_bytes() == b"\0\0\x0023456"
+
+
+def test_no_room_for_shared_blocks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ioctl(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    with open(tmp_path / "file", "w+b") as file, pytest.raises(OSError):
+        transfer.copy(file.fileno(), 0, file.fileno(), 10, 5)
+
+
+def test_large_copies_are_flushed_as_they_go(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(17 * MIB + 5)
+    source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(data)
-    with open(source, "rb") as reader, open(target, "w+b") as writer, open(out, "wb") as stream:
-        transfer.copy(reader.fileno(), 0, writer.fileno(), 7, len(data))
-        transfer.pour(writer.fileno(), 7, len(data), stream.fileno())
-    assert out.read_bytes() == data
+    with open(source, "rb") as reader, open(target, "w+b") as writer:
+        transfer.copy(reader.fileno(), 0, writer.fileno(), 7, len(data), flush=True)
+    assert target.read_bytes() == bytes(7) + data
 
 
 def test_pour_into_pipes_and_appended_files(tmp_path: Path) -> None:

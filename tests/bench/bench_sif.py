@@ -1,0 +1,177 @@
+"""SIF images: parsing, `sif list`, adding and dumping 500 MB beside cp and siftool, and 100 000 mutations.
+
+siftool is taken from PATH, or from the words in SIFKIT_BENCH_SIFTOOL.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import setting
+from row import Row
+
+MS = 0.001
+MOST = 1.15
+EXTREMES = (-(2**63), -1, 0, 127, 2**31, 2**62, 2**63 - 1)
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The figures of this module, each as soon as it is there."""
+    yield from parse(20 if quick else 200)
+    yield from listed(5 if quick else 20)
+    yield from moved(100 if quick else 500, 3 if quick else 7)
+    yield from mutations(5_000 if quick else 100_000)
+
+
+def siftool() -> list[str] | None:
+    """The words that run siftool; None where there is none."""
+    given = os.environ.get("SIFKIT_BENCH_SIFTOOL")
+    found = shutil.which("siftool")
+    return shlex.split(given) if given else [found] if found else None
+
+
+def _sample(path: Path, objects: int) -> Path:
+    from sifkit import sif
+
+    if not path.exists():
+        new = [sif.NewObject(sif.DataType.GENERIC_JSON, b"{}", f"object-{n}") for n in range(objects)]
+        sif.create(path, new, capacity=objects)
+        path.chmod(0o644)
+    return path
+
+
+def parse(count: int) -> Iterator[Row]:
+    """Opening an image through the library: header, table, all descriptors."""
+    from sifkit import sif
+
+    for slots, limit in ((48, 1 * MS), (10_000, 200 * MS)):
+        path = _sample(setting.here().scratch / f"{slots}.sif", slots)
+        taken = []
+        for _ in range(count if slots == 48 else max(3, count // 20)):
+            begin = time.perf_counter()
+            with sif.open(path) as image:
+                assert len(image.objects) == slots
+            taken.append(time.perf_counter() - begin)
+        ours = median(taken)
+        yield Row(f"parse {slots} used slots", ours, "", None, f"<= {limit / MS:.0f} ms", ours <= limit)
+
+
+def listed(count: int) -> Iterator[Row]:
+    """`sif list` as a process."""
+    here = setting.here()
+    path = str(_sample(here.scratch / "48.sif", 48))
+    given = {"ours": here.sifkit("sif", "list", path)}
+    if tool := siftool():
+        given["siftool"] = [*tool, "list", path]
+    taken = setting.commands(given, count)
+    yield Row("sif list", taken["ours"], "siftool", taken.get("siftool"), "<= 50 ms", taken["ours"] <= 50 * MS)
+
+
+def moved(megabytes: int, count: int) -> Iterator[Row]:
+    """Adding and dumping an object, beside cp of the same file in the same directory.
+
+    An add is on disk when it returns, so its peer is cp with fsync; plain cp only fills the page cache.
+    """
+    directory = setting.here().directory("sif-moved")
+    source, image, out = directory / "source", directory / "image.sif", directory / "out"
+    source.write_bytes(random.Random(1).randbytes(megabytes << 20))
+    os.sync()
+    plain = ["cp", str(source), str(out)]
+    synced = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(out)]
+    taken = setting.interleaved({
+        "add": lambda: _fresh_add(_sifkit("add"), image, source, "--datatype"),
+        "cp": lambda: _fresh(plain, out),
+        "cp + fsync": lambda: _fresh(synced, out),
+        **_peer_add(image, source),
+    }, count)  # fmt: skip
+    name, ok = f"sif add {megabytes} MB", _within(taken, "add", "cp + fsync")
+    yield Row(name, taken["add"], "cp + fsync", taken["cp + fsync"], f"<= {MOST} x", ok)
+    yield Row(name, taken["add"], "cp", taken["cp"], "", None)
+    if "siftool add" in taken:
+        yield Row(name, taken["add"], "siftool", taken["siftool add"], "", None)
+    taken = setting.interleaved({
+        "-o": lambda: _fresh([*_sifkit("dump"), "1", str(image), "-o", str(out)], out),
+        "cp": lambda: _fresh(plain, out),
+        ">": lambda: _redirected([*_sifkit("dump"), "1", str(image)], out),
+        **_peer_dump(image, out),
+    }, count)  # fmt: skip
+    for how in ("-o", ">"):
+        limit = _within(taken, how, "cp")
+        yield Row(f"sif dump {how} {megabytes} MB", taken[how], "cp", taken["cp"], f"<= {MOST} x", limit)
+    if "siftool dump" in taken:
+        yield Row(f"sif dump > {megabytes} MB", taken[">"], "siftool", taken["siftool dump"], "", None)
+    shutil.rmtree(directory)
+
+
+def _within(taken: dict[str, float], ours: str, theirs: str) -> bool:
+    return taken[ours] <= MOST * taken[theirs]
+
+
+def _sifkit(verb: str) -> list[str]:
+    # Not as the ordinary user: becoming one is no part of the figure, and the files are root's.
+    return [str(setting.here().venv / "bin/sifkit"), "sif", verb]
+
+
+def _fresh(command: list[str], out: Path) -> float:
+    out.unlink(missing_ok=True)
+    return setting.once(command)
+
+
+def _fresh_add(command: list[str], image: Path, source: Path, flag: str) -> float:
+    from sifkit import sif
+
+    image.unlink(missing_ok=True)
+    sif.create(image)
+    return setting.once([*command, str(image), str(source), flag, "7"])
+
+
+def _redirected(command: list[str], out: Path) -> float:
+    out.unlink(missing_ok=True)
+    with open(out, "wb") as stream:
+        begin = time.perf_counter()
+        subprocess.run(command, stdout=stream, env=setting.here().environment, check=True)
+        return time.perf_counter() - begin
+
+
+def _peer_add(image: Path, source: Path) -> dict[str, Callable[[], float]]:
+    tool = siftool()
+    other = image.with_name("theirs.sif")
+    return {"siftool add": lambda: _fresh_add([*tool, "add"], other, source, "--datatype")} if tool else {}
+
+
+def _peer_dump(image: Path, out: Path) -> dict[str, Callable[[], float]]:
+    tool = siftool()
+    return {"siftool dump": lambda: _redirected([*tool, "dump", "1", str(image)], out)} if tool else {}
+
+
+def mutations(count: int) -> Iterator[Row]:
+    """Random damage to header and table: each time a list of findings, never another exception."""
+    from sifkit import sif
+
+    path = setting.here().scratch / "mutant.sif"
+    parts = [sif.partition(b"p" * 100, sif.FsType.RAW, part, "amd64") for part in (1, 2, 3, 4)]
+    others = [sif.NewObject(kind, b"{}") for kind in (0x4001, 0x4007, 0x400A)]
+    sif.create(path, [*parts, *others, sif.signature(b"{}", 1, link_group=1)])
+    data = path.read_bytes()
+    draw = random.Random(count)
+    begin = time.perf_counter()
+    sound = 0
+    with open(path, "r+b", buffering=0) as file:
+        for _ in range(count):
+            at = draw.choice([draw.randrange(120), 4096 + draw.randrange(8 * 585)])
+            new = draw.choice([draw.randbytes(8), struct.pack("<q", draw.choice(EXTREMES))])
+            os.pwrite(file.fileno(), new, at)
+            sound += not sif.check(path)
+            os.pwrite(file.fileno(), data[at : at + 8], at)
+    took = time.perf_counter() - begin
+    path.unlink()
+    yield Row(f"{count} mutations checked ({sound} harmless)", took, "", None, "no crash", True)
