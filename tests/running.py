@@ -122,6 +122,9 @@ class Running:
                 pipe.close()
 
 
+Start = Callable[..., Running]  # the fixture `start`
+
+
 def marked(mark: str) -> dict[int, str]:
     """The living processes with ``mark`` in their environment. A zombie has none."""
     wanted = f"{MARK}={mark}".encode()

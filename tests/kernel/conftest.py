@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import leftovers
 import pytest
 from images import Program
-from running import Running
-
-Start = Callable[..., Running]
+from running import Running, Start
 
 
 @pytest.fixture
