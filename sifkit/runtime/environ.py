@@ -61,6 +61,11 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+# Shells say 127 for a file whose interpreter is missing, though it was found. Where exec fails dash and busybox run
+# the trap; bash forgets it, and goes on behind exec when told to.
+_EXEC_FAILED = 'case $?$(command -v -- "$1") in 126*|127/*) exit 126 ;; *) exit 127 ;; esac'
+
+
 def script(wins: dict[str, str]) -> str:
     """The sh(1) program that sources the image's scripts in order, then becomes "$@"."""
     exports = "".join(f"export {name}={quoted(value)}\n" for name, value in wins.items())
@@ -69,5 +74,5 @@ def script(wins: dict[str, str]) -> str:
         f"unset sifkit_script\n{exports}"
         'case "$1" in */*) ;; *) command -v -- "$1" >/dev/null 2>&1 || {\n'
         "  printf 'sifkit: %s: command not found in the container\\n' \"$1\" >&2; exit 127; } ;; esac\n"
-        'exec "$@"\n'
+        f"trap '{_EXEC_FAILED}' EXIT\nshopt -s execfail 2>/dev/null\nexec \"$@\"\n{_EXEC_FAILED}\n"
     )
