@@ -47,7 +47,8 @@ CONSOLE = Console()
 def end(code: int) -> None:
     """Leave at once with ``code``; nothing of ours needs the interpreter's slow way out."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # None when our caller closed it
+            sys.stdout.flush()
     except BrokenPipeError:
         code = code or 141  # 128 + SIGPIPE, as the shell would report it
     os._exit(code)

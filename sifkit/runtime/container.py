@@ -5,45 +5,28 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from overlay import arrange, driver
-from overlay.failure import Failure, from_oserror
-from overlay.layer import Overlay
-from sifkit.runtime import assemble, children, init, linux
+from overlay import driver
+from overlay.failure import Failure
+from sifkit.runtime import assemble, children, claim, init, linux
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
-    from overlay.lock import Lock
     from sifkit.runtime.notify import Notify
 
 
-def run(plan: Plan, notify: Notify) -> int:
-    """Carry out ``plan``; the status to exit with: the payload's own, or 128+N when signal N ended it."""
-    held = _lock(plan.stack.upper, notify)
-    try:
-        if isinstance(plan.stack.upper, Overlay):
-            arrange.prepare(plan.stack.upper)
-        return _supervise(plan, notify)
-    finally:
-        if held:
-            held.release()
+def run(plan: Plan, notify: Notify, wait_lock: float = 0.0) -> int:
+    """Carry out ``plan``; the status to exit with: the payload's own, or 128+N when signal N ended it.
 
-
-def _lock(upper: object, notify: Notify) -> Lock | None:
-    if not isinstance(upper, Overlay):
-        return None
-    from overlay import lock  # only for what can be locked
-
-    try:
-        return lock.acquire(upper.path, exclusive=True)
-    except lock.InUse as error:
-        raise Failure(f"cannot write into {upper.path}", str(error), f"wait for it, or use {upper.path}:ro") from None
-    except lock.CannotLock as error:
-        notify.warning(f"{upper.path} cannot be locked ({error}): nothing keeps a second writer out")
-        return None
-    except OSError as error:
-        raise from_oserror(f"cannot lock the overlay {upper.path}", error) from None
+    ``wait_lock``: seconds to wait for an overlay that somebody else uses.
+    """
+    with ExitStack() as held:
+        claim.claim(plan, wait_lock, held, notify)
+        status = _supervise(plan, notify)
+        claim.settle(plan, notify)
+        return status
 
 
 def _supervise(plan: Plan, notify: Notify) -> int:
