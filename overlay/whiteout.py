@@ -128,22 +128,36 @@ def normalise_directory(upper: str) -> int:
     one's own files, also in a user namespace. The caller holds the lock. Raises OSError.
     """
     changed = 0
-    waiting = [os.fsencode(upper)]
-    while waiting:
-        directory = waiting.pop()
-        before = os.lstat(directory)
-        try:
-            entries = _entries(directory)
-            here = _normalise_one(directory, entries)
-        except PermissionError:
-            with _opened(directory):
-                entries = _entries(directory)
-                here = _normalise_one(directory, entries)
-        if here:
-            os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
-        changed += here
-        waiting += [e.path for e in entries.values() if e.is_dir(follow_symlinks=False)]
+    # A directory that its owner closed to himself is opened; it waits with its mode below what is in it.
+    waiting: list[tuple[bytes, int | None]] = [(os.fsencode(upper), None)]
+    try:
+        while waiting:
+            directory, mode = waiting.pop()
+            if mode is not None:
+                os.chmod(directory, mode)
+                continue
+            before = os.lstat(directory)
+            try:
+                entries, here = _visit(directory)
+            except PermissionError:
+                closed = stat.S_IMODE(before.st_mode)
+                os.chmod(directory, closed | 0o700)
+                waiting.append((directory, closed))
+                entries, here = _visit(directory)
+            if here:
+                os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+            changed += here
+            waiting += [(e.path, None) for e in entries.values() if e.is_dir(follow_symlinks=False)]
+    finally:
+        for directory, mode in reversed(waiting):
+            if mode is not None:
+                os.chmod(directory, mode)
     return changed
+
+
+def _visit(directory: bytes) -> tuple[dict[bytes, os.DirEntry[bytes]], int]:
+    entries = _entries(directory)
+    return entries, _normalise_one(directory, entries)
 
 
 @contextlib.contextmanager

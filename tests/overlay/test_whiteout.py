@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from probes import needs, require
+from probes import needs
 
 from overlay import e2fsprogs, whiteout, whiteout_layer
 from overlay.create import create_ext3
@@ -242,9 +242,8 @@ def test_devices_are_left_to_the_kernel_where_it_sees_them(image: Section, tmp_p
     assert not (tmp_path / "above/dev").exists()
 
 
-@pytest.mark.needs("userns", "overlayfs", "fuse2fs", "unshare")
+@needs("userns", "overlayfs", "fuse2fs", "unshare")
 def test_the_kernel_shows_what_the_image_means(image: Section, tmp_path: Path) -> None:
-    require("userns", "overlayfs", "fuse2fs", "unshare")
     lower = tmp_path / "lower"
     for name in ("dev", "file", "again/dir", "opaque/both", "root", "kernel"):
         (lower / name).mkdir(parents=True)
@@ -280,7 +279,6 @@ def test_the_kernel_shows_what_the_image_means(image: Section, tmp_path: Path) -
 
 @needs("userns", "overlayfs", "unshare")
 def test_the_kernel_shows_what_the_directory_means(upper: Path, tmp_path: Path) -> None:
-    require("userns", "overlayfs", "unshare")
     lower = tmp_path / "lower"
     for name in ("dev", "file", "again/dir", "opaque-fuse/full", "opaque-name", "opaque-kernel", "plain"):
         (lower / name).mkdir(parents=True)
