@@ -22,11 +22,19 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0) -> int:
 
     ``wait_lock``: seconds to wait for an overlay that somebody else uses.
     """
+    _open_standard_streams()
     with ExitStack() as held:
         claim.claim(plan, wait_lock, held, notify)
         status = _supervise(plan, notify)
         claim.settle(plan, notify)
         return status
+
+
+def _open_standard_streams() -> None:
+    """Who calls us with 0, 1 or 2 closed would have our own files there, the payload's output in them."""
+    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:  # the lowest free one
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _supervise(plan: Plan, notify: Notify) -> int:
