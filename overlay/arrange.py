@@ -7,11 +7,14 @@ from `prepare`, which the caller runs when it is not a dry run.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import USAGE, Failure, from_oserror
-from overlay.layer import Directory, ExtImage, Lower, Overlay, SquashImage, Tmpfs, Writable
+from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
 from overlay.spec import LayerSpec
+
+if TYPE_CHECKING:
+    from overlay.probe import Probe
 
 # What may lie in a directory overlay beside upper/ and work/ without being content.
 OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})
@@ -26,7 +29,7 @@ class Arranged(NamedTuple):
 
 
 class _Taken(NamedTuple):
-    layer: Lower | Overlay
+    layer: Lower | Overlay | ExtOverlay
     warning: str = ""
 
 
@@ -39,7 +42,7 @@ def arrange(specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None) -> Arranged:
         taken = _take(spec)
         if taken.warning:
             warnings.append(taken.warning)
-        if not isinstance(taken.layer, Overlay):
+        if not isinstance(taken.layer, Overlay | ExtOverlay):
             lowers.insert(0, taken.layer)
             continue
         if upper is not None:
@@ -87,15 +90,24 @@ def _image(spec: LayerSpec) -> _Taken:
             raise Failure(f"{spec.source}:rw cannot be had", "a squashfs image is read-only by nature", "use :ro")
         return _Taken(SquashImage(found.section))
     if found.is_ext:
-        if spec.mode == "rw":
-            raise Failure(
-                f"{spec.source}:rw cannot be had", "ext3 images are read-only for now", "use :ro, or a directory"
-            )
-        warning = "" if spec.mode == "ro" else f"{spec.source}: ext3 images are read-only for now"
-        return _Taken(ExtImage(found.section), warning)
+        return _ext(spec, found)
     raise Failure(
         f"cannot use the overlay {spec.source}", f"it is a {found.kind}", "use a directory, ext3 or squashfs overlay"
     )
+
+
+def _ext(spec: LayerSpec, found: Probe) -> _Taken:
+    note = f"{spec.source}: {'; '.join(found.notes)}" if found.notes else ""
+    if spec.mode != "ro" and os.access(spec.source, os.W_OK):
+        return _Taken(ExtOverlay(found.section), note)
+    if spec.mode == "rw":
+        raise Failure(f"{spec.source}:rw cannot be had", "you may not write in this file", "use :ro, or a copy of it")
+    from overlay import image
+
+    layer = ExtImage(found.section, image.top_directory(found.section))
+    if spec.mode == "ro":
+        return _Taken(layer, note)
+    return _Taken(layer, f"{spec.source} is used read-only: you may not write in this file")
 
 
 def _directory(spec: LayerSpec) -> _Taken:

@@ -8,7 +8,7 @@ from overlay import fuse, linux, loop, tools
 from overlay.attached import Attached, Owner
 from overlay.failure import Failure
 from overlay.features import Features
-from overlay.layer import Directory, ExtImage, Lower, SquashImage
+from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, SquashImage
 
 
 def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner: Owner | None) -> list[Attached]:
@@ -30,6 +30,27 @@ def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner:
         if isinstance(layer, ExtImage) and not os.path.isdir(entry.path):
             raise Failure(f"{layer.describe()} is not an overlay", f"it has no directory {layer.inside}/")
     return attached
+
+
+def kernel_layers(layer: Lower, entry: Attached, place: str) -> list[str]:
+    """The directories that stand for ``layer`` in a kernel overlay, topmost first.
+
+    Three for an image that spells deletions as the kernel does not read them; made at ``place``.
+    """
+    if not isinstance(layer, ExtImage):
+        return [entry.path]
+    from overlay import whiteout, whiteout_layer
+    from overlay.extread import ExtReader
+
+    top = b"/" + layer.inside.encode()
+    with ExtReader(layer.section) as reader:
+        found = whiteout.scan_image(reader, top)
+        if found.empty:
+            return [entry.path]
+        typed = entry.server is None or linux.gives_types(os.path.dirname(entry.path))
+        above, below = f"{place}.above", f"{place}.below"
+        made = whiteout_layer.build(reader, found, above, below, typed=typed, mark=whiteout.KERNEL_MARK, top=top)
+    return [path for path in (made.above, entry.path, made.below) if path]
 
 
 def _attach(layer: Lower, point: str, features: Features, owner: Owner | None) -> Attached:
@@ -82,3 +103,23 @@ def _fuse2fs(layer: ExtImage, point: str) -> fuse.Server:
     offset = f",offset={section.offset}" if section.offset else ""
     options = f"ro,norecovery,nosuid,nodev,allow_other{offset}"
     return fuse.start(program, [program, section.path, point, "-f", "-o", options], point)
+
+
+def attach_writable(layer: ExtOverlay, point: str, by_kernel: bool) -> fuse.Server | None:
+    """Mount ``layer`` for writing on ``point``: by the kernel (None is returned), or by fuse2fs."""
+    section = layer.section
+    if by_kernel:
+        device, descriptor = loop.attach(section, readonly=False)
+        try:
+            linux.mount(device, point, "ext4", linux.MS_NODEV, "errors=remount-ro")
+        finally:
+            os.close(descriptor)
+        return None
+    program = tools.need("fuse2fs", "to write into an ext3 image without root")
+    offset = f",offset={section.offset}" if section.offset else ""
+    # fakeroot: we are the only user there is in the namespace, whoever owns the files in the image.
+    options = f"rw,fakeroot,nosuid,nodev,allow_other{offset}"
+    server = fuse.start(program, [program, section.path, point, "-f", "-o", options], point, writes=True)
+    fuse.wait_mounted([server])
+    os.stat(point)
+    return server

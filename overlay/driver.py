@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from overlay import mount
 from overlay.failure import Failure
 from overlay.features import Features
-from overlay.layer import Overlay, Stack
+from overlay.layer import ExtOverlay, Overlay, Stack
 
 Name = Literal["bind", "kernel", "fuse-overlayfs"]
 
@@ -63,6 +63,8 @@ def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     fuse_possible = features.fuse and situation.fuse_overlayfs
     if situation.forced == "fuse-overlayfs":
         return _fuse(fuse_possible, f"{FORCE} asks for it", squash=bool(situation.foreign_base))
+    if isinstance(stack.upper, ExtOverlay) and not (features.loop and features.overlay):
+        return _into_image(situation, fuse_possible)
     if stack.upper is not None and situation.foreign_base and not situation.privileged:
         return _foreign(features, situation, fuse_possible)
     return _ordinary(stack, features, situation, fuse_possible)
@@ -87,6 +89,13 @@ def _kernel_refusal(stack: Stack, features: Features, situation: Situation) -> s
     if not situation.upper_xattr:
         return f"the {situation.upper_fstype} below {stack.upper.path} takes no user xattrs"
     return ""
+
+
+def _into_image(situation: Situation, fuse_possible: bool) -> Decision:
+    reason = "without root an image is written through fuse2fs, which kernel overlayfs does not take as upper"
+    if situation.forced == "kernel":
+        raise Failure(f"{FORCE}=kernel cannot be had", reason, "leave the variable unset, or use a directory overlay")
+    return _fuse(fuse_possible, reason, squash=not situation.privileged)
 
 
 def _kernel(features: Features, reason: str, warning: str = "") -> Decision:

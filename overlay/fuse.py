@@ -25,6 +25,7 @@ _CAPABILITIES = (
 )  # fmt: skip
 
 START_SECONDS = 30.0
+FLUSH_SECONDS = 600.0  # a large image on a slow disk; killing the server earlier would damage it
 
 
 class Server(NamedTuple):
@@ -119,7 +120,7 @@ def messages(server: Server) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def stop(server: Server, seconds: float = 5.0) -> None:
+def stop(server: Server, seconds: float = FLUSH_SECONDS) -> None:
     """End ``server``. One that writes is unmounted first, which makes it write out and end by itself."""
     if server.writes:
         _unmount(server)

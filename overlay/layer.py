@@ -64,8 +64,21 @@ class Overlay(NamedTuple):
         return f"directory {self.path}"
 
 
+class ExtOverlay(NamedTuple):
+    """The writable ext3 overlay in ``section``, with ``upper/`` and ``work/`` in it."""
+
+    section: Section
+
+    @property
+    def path(self) -> str:
+        return self.section.path
+
+    def describe(self) -> str:
+        return f"ext3 {self.section.describe()}"
+
+
 Lower = Directory | SquashImage | ExtImage
-Writable = Overlay | Tmpfs
+Writable = Overlay | ExtOverlay | Tmpfs
 
 
 class Stack(NamedTuple):

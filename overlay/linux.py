@@ -137,3 +137,28 @@ def keep_capabilities(wanted: tuple[int, ...]) -> None:
     for number in wanted:
         if inheritable >> number & 1:
             _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0))
+
+
+class _Dirent(ctypes.Structure):
+    """struct dirent of readdir(3), 64-bit glibc."""
+
+    _fields_ = [
+        ("d_ino", ctypes.c_uint64), ("d_off", ctypes.c_int64), ("d_reclen", ctypes.c_uint16),
+        ("d_type", ctypes.c_uint8), ("d_name", ctypes.c_char * 256),
+    ]  # fmt: skip
+
+
+def gives_types(directory: str) -> bool:
+    """Whether readdir(3) of ``directory`` tells each entry's type (d_type), which overlayfs needs of a lower."""
+    opendir, readdir = _libc.opendir, _libc.readdir64
+    opendir.restype, readdir.restype = ctypes.c_void_p, ctypes.POINTER(_Dirent)
+    stream = opendir(_text(directory))
+    if not stream:
+        _check(-1, directory)
+    try:
+        while entry := readdir(ctypes.c_void_p(stream)):
+            if entry.contents.d_name not in (b".", b".."):
+                return bool(entry.contents.d_type)
+        return True
+    finally:
+        _libc.closedir(ctypes.c_void_p(stream))

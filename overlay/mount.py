@@ -107,8 +107,13 @@ def _link_all(parts: Parts, links: str, prefix: str = "") -> Parts:
     return Parts(lowers, link(parts.upper) if parts.upper else "", link(parts.work) if parts.work else "")
 
 
-def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] | None) -> Server:
-    """Start fuse-overlayfs on ``target``; ``squash``: the uid and gid that everything is shown to belong to."""
+def fuse_overlay(
+    parts: Parts, target: str, links: str, squash: tuple[int, int] | None, at_once: bool = False
+) -> Server:
+    """Start fuse-overlayfs on ``target``; ``squash``: the uid and gid that everything is shown to belong to.
+
+    ``at_once``: hand every write on as it comes, so that an error reaches who wrote.
+    """
     from overlay import fuse  # only where the kernel's overlayfs does not serve
 
     program = tools.need("fuse-overlayfs", "because kernel overlayfs cannot be used here")
@@ -120,6 +125,8 @@ def fuse_overlay(parts: Parts, target: str, links: str, squash: tuple[int, int] 
         options += [f"upperdir={place}/{upper}", f"workdir={place}/{os.path.basename(parts.work)}"]
     if squash:
         options += [f"squash_to_uid={squash[0]}", f"squash_to_gid={squash[1]}"]
+    if at_once:
+        options.append("writeback=0")
     argv = [program, "-f", "-o", ",".join([*options, "allow_other,nodev,nosuid"]), target]
     return fuse.start(program, argv, target, writes=bool(parts.upper))
 

@@ -36,6 +36,8 @@ _OPTIONS = (
     click.option("--cwd", "--pwd", "cwd", metavar="DIR", help="Start in DIR of the container."),
     click.option("--no-home", is_flag=True, help="Do not show your home directory."),
     click.option("-c", "--contain", is_flag=True, help="Empty /tmp, /var/tmp and home, and a minimal /dev."),
+    click.option("--wait-lock", type=click.FloatRange(min=0), default=0, metavar="SECONDS",
+                 help="Wait so long for an overlay that is in use (default: not at all)."),
     click.option("--wait", is_flag=True, help="At the end wait for processes left in the background."),
     click.option("--dry-run", is_flag=True, help="Print what would be done, layer by layer, and do nothing."),
     click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON."),
@@ -105,7 +107,7 @@ def _carry_out(verb: str, image: str, args: tuple[str, ...], given: dict[str, An
         from sifkit.cli import show_plan
 
         return container.dry_run(made, lambda decision: show_plan.show(made, decision, given["as_json"]))
-    return container.run(made, CONSOLE)
+    return container.run(made, CONSOLE, given["wait_lock"])
 
 
 def _apply(settings: config.Config) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from overlay import driver, features, linux, mount, mountinfo, tools
 from overlay.attached import Attached, Owner
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, Lower, Overlay, Tmpfs
+from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Tmpfs
 from overlay.upper import make_ready
 from sifkit.runtime import bindmount, inroot, userns
 from sifkit.runtime.plan import Plan
@@ -120,10 +120,12 @@ def _mount(
         attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
         _attempt(f"mount {attached[0].path} as root", bindmount.bind, attached[0].path, root, attributes, False)
         return Assembled(root, files, servers, decision)
-    lowers = [entry.path for entry in (*attached[1:], attached[0])]
+    layers = (plan.stack.base, *plan.stack.lowers)
+    lowers = _lowers(layers, attached, decision)
     if points or (plan.stack.upper is None and len(lowers) == 1):
         lowers.append(f"{SESSION}/points")
-    upper, work, disk = _upper(plan, seen.features, decision)
+    upper, work, disk, writer = _upper(plan, seen.features, decision)
+    servers += (writer,) if writer else ()
     parts = mount.Parts(tuple(lowers), upper, work)
     if upper:
         _make_dirs(plan, upper)
@@ -136,7 +138,9 @@ def _mount(
             _open_work(work)
             return Assembled(root, files, servers, decision, disk)
     squash = (plan.who.uid, plan.who.gid) if decision.squash else None
-    server = mount.fuse_overlay(parts, root, f"{SESSION}/links", squash)
+    # Without write-back a full image refuses the write itself, not a later one or none (fuse-overlayfs's cache).
+    at_once = isinstance(plan.stack.upper, ExtOverlay)
+    server = mount.fuse_overlay(parts, root, f"{SESSION}/links", squash, at_once)
     mount.wait(server)
     return Assembled(root, files, (*servers, server), decision, disk)
 
@@ -160,14 +164,32 @@ def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: No
     return decision._replace(driver="fuse-overlayfs", reason=reason)
 
 
-def _upper(plan: Plan, found: features.Features, decision: driver.Decision) -> tuple[str, str, str]:
-    """Upper and work directory, and the directory on disk to be removed at the end, if there is one."""
+def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: driver.Decision) -> list[str]:
+    """The directories of all read-only layers, topmost first, the base last."""
+    paths: list[str] = []
+    for number, (layer, entry) in enumerate(zip(layers, attached, strict=True)):
+        here = [entry.path]
+        if decision.driver == "kernel" and isinstance(layer, ExtImage):
+            from overlay.attach import kernel_layers
+
+            here = kernel_layers(layer, entry, f"{SESSION}/images/{number}")
+        paths += here if number else []
+    return [*paths, attached[0].path]
+
+
+def _upper(
+    plan: Plan, found: features.Features, decision: driver.Decision
+) -> tuple[str, str, str, fuse.Server | None]:
+    """Upper and work directory; the directory on disk to be removed at the end, if any; what serves the image."""
     upper = plan.stack.upper
+    if isinstance(upper, ExtOverlay):
+        place, server = _writable_image(upper, decision.driver == "kernel")
+        return f"{place}/upper", f"{place}/work", "", server
     if isinstance(upper, Overlay):
         _attempt(f"prepare {upper.path}", make_ready, upper, decision.driver)
-        return upper.upper, upper.work, ""
+        return upper.upper, upper.work, "", None
     if not isinstance(upper, Tmpfs):
-        return "", "", ""
+        return "", "", "", None
     if found.tmpfs_xattr:
         place, disk = f"{SESSION}/upper", ""
         os.mkdir(place, 0o755)
@@ -180,7 +202,22 @@ def _upper(plan: Plan, found: features.Features, decision: driver.Decision) -> t
         place = disk = tempfile.mkdtemp(prefix="sifkit-", dir=os.environ.get("SIFKIT_SESSION_DIR"))
     for name in ("upper", "work"):
         os.mkdir(f"{place}/{name}", 0o755)
-    return f"{place}/upper", f"{place}/work", disk
+    return f"{place}/upper", f"{place}/work", disk, None
+
+
+def _writable_image(upper: ExtOverlay, by_kernel: bool) -> tuple[str, fuse.Server | None]:
+    from overlay.attach import attach_writable
+    from overlay.image import unify_whiteouts
+
+    place = f"{SESSION}/image"
+    os.mkdir(place)
+    try:
+        server = attach_writable(upper, place, by_kernel)
+    except OSError as error:
+        raise from_oserror(f"cannot mount {upper.describe()} for writing", error) from None
+    if by_kernel:
+        unify_whiteouts(upper.section, f"{place}/upper")
+    return place, server
 
 
 def _open_work(work: str) -> None:

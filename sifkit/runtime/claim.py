@@ -1,0 +1,91 @@
+"""Before a run: take the locks of everything it uses, make images sound, make what is missing of an overlay.
+
+Every lock belongs to one `ExitStack` of the monitor; init inherits the open files and with them the locks,
+so that they last until both have ended.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from overlay import arrange
+from overlay.failure import Failure, from_oserror
+from overlay.layer import ExtImage, ExtOverlay, Overlay
+from overlay.section import Section
+
+if TYPE_CHECKING:
+    from sifkit.runtime.notify import Notify
+    from sifkit.runtime.plan import Plan
+
+
+def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> None:
+    """Lock and prepare what ``plan`` uses, waiting at most ``wait`` seconds for each lock."""
+    for layer in plan.stack.lowers:
+        if isinstance(layer, ExtImage):
+            _read_image(layer.section, wait, held, notify)
+    upper = plan.stack.upper
+    if isinstance(upper, Overlay):
+        _lock(upper.path, True, wait, held, notify)
+        arrange.prepare(upper)
+    elif isinstance(upper, ExtOverlay):
+        _lock(upper.section, True, wait, held, notify)
+        _prepare_image(plan, upper.section, notify)
+
+
+def settle(plan: Plan, notify: Notify) -> None:
+    """After a run: say so if the image it wrote into is full."""
+    if isinstance(plan.stack.upper, ExtOverlay):
+        from overlay import image
+
+        if full := image.ran_out(plan.stack.upper.section):
+            notify.warning(full)
+
+
+def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, notify: Notify) -> None:
+    from overlay import lock  # only for what can be locked
+
+    path = target if isinstance(target, str) else target.describe()
+    try:
+        held.enter_context(lock.acquire(target, exclusive=exclusive, wait=wait))
+    except lock.InUse as error:
+        what = "write into" if exclusive else "read"
+        hint = "--wait-lock SECONDS waits for it; many readers (:ro) can share it"
+        raise Failure(f"cannot {what} {path}", str(error), hint) from None
+    except lock.CannotLock as error:
+        notify.warning(f"{path} cannot be locked ({error}): nothing keeps a second writer out")
+    except OSError as error:
+        raise from_oserror(f"cannot lock the overlay {path}", error) from None
+
+
+def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) -> None:
+    from overlay import image
+
+    if not image.left_properly(section):
+        if os.access(section.path, os.W_OK):
+            with ExitStack() as short:
+                _lock(section, True, wait, short, notify)
+                _make_sound(section, notify)
+        else:
+            notify.warning(f"{section.describe()}: its last writer was killed; what it wrote last may be missing")
+    _lock(section, False, wait, held, notify)
+
+
+def _prepare_image(plan: Plan, section: Section, notify: Notify) -> None:
+    from overlay import image
+
+    _make_sound(section, notify)
+    try:
+        made = image.make_directories(section, plan.who.uid, plan.who.gid)
+    except OSError as error:
+        raise from_oserror(f"cannot prepare the overlay {section.describe()}", error) from None
+    if made:
+        notify.info(f"{section.describe()}: made {' and '.join(f'{name}/' for name in made)} in it")
+
+
+def _make_sound(section: Section, notify: Notify) -> None:
+    from overlay import image
+
+    if mended := image.make_sound(section):
+        notify.warning(f"{section.describe()}: {mended}")
