@@ -220,8 +220,8 @@ def _program(wanted: preflight_programs.Wanted, program: Program) -> Finding:
     shown = ".".join(str(number) for number in program.version) or "version not told"
     found = program.path if not wanted.ask else f"{shown}, {program.path}"
     if program.name == "fuse2fs" and () < program.version < preflight_programs.FUSE2FS_TYPES:
-        lacks = "it lists no file types (d_type), by which overlayfs knows deleted names in an ext3 image"
-        return Finding("warn", program.name, f"{found}; {lacks}", "e2fsprogs 1.47.3 or later, if you read ext3 images")
+        lacks = "it lists no file types (d_type), so deleted names are read from the image itself"
+        return Finding("warn", program.name, f"{found}; {lacks}", "nothing; e2fsprogs 1.47.3 has them")
     if program.name == "squashfuse_ll" and not program.takes_uid:
         return Finding("ok", program.name, f"{found}; it takes no uid=, so squashfuse is used instead")
     return Finding("ok", program.name, found)

@@ -33,11 +33,13 @@ class Program(NamedTuple):
 
 
 WANTED = (
-    Wanted("fuse-overlayfs", "--version", "no writing over a base that belongs to somebody else, as on a host's CVMFS"),
+    Wanted("fuse-overlayfs", "--version", "no writing without root into ext3 images, or over what somebody else owns"),
     Wanted("squashfuse", "--help", "an ordinary user cannot read squashfs images"),
     Wanted("squashfuse_ll", "--help", "squashfuse is used instead, which has only one thread"),
-    Wanted("fuse2fs", "-V", "an ordinary user cannot read ext3 images"),
+    Wanted("fuse2fs", "-V", "an ordinary user cannot use ext3 images"),
     Wanted("mke2fs", "-V", "no ext3 images can be made (sifkit overlay create)"),
+    Wanted("e2fsck", "-V", "an ext3 image whose writer was killed cannot be mended"),
+    Wanted("debugfs", "-V", "an ext3 image without upper/ and work/ cannot be made ready"),
     Wanted("mksquashfs", "-version", "no squashfs images can be made; this version of sifkit makes none"),
     Wanted("newuidmap", "", "subordinate ids cannot be used; this version of sifkit uses none"),
     Wanted("newgidmap", "", "subordinate ids cannot be used; this version of sifkit uses none"),
