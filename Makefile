@@ -25,11 +25,11 @@ demo: $(VENV)/installed
 test: test-packages lint
 	@$(VENV)/bin/python tests/run_tests.py $(ARGS)
 
-lint: $(VENV)/dev
+lint: $(VENV)/installed $(VENV)/dev
 	$(VENV)/bin/ruff check --no-cache .
 	$(VENV)/bin/mypy
 
-bench: bench-packages $(VENV)/dev
+bench: bench-packages $(VENV)/installed $(VENV)/dev
 	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
 
 demo-packages:
@@ -56,7 +56,7 @@ $(VENV)/installed: $(SOURCES) $(VENV)/build-tools
 	@rm -rf build sifkit.egg-info
 	@touch $@
 
-$(VENV)/dev: $(VENV)/installed pyproject.toml
+$(VENV)/dev: pyproject.toml | $(VENV)/installed
 	$(INSTALL) '.[dev]'
 	@rm -rf build sifkit.egg-info
 	@touch $@
