@@ -44,6 +44,7 @@ bench-packages:
 $(VENV)/bin/pip: | demo-packages
 	$(PYTHON) -m venv $(VENV)
 
+# In the environment rather than fetched for each build: installing again needs no network.
 $(VENV)/build-tools: | $(VENV)/bin/pip
 	$(PIP) install --root-user-action=ignore 'setuptools>=66' wheel
 	@touch $@
