@@ -162,7 +162,7 @@ def _overlay(host: Host) -> list[Finding]:
     elif found.lowerdir_append:
         done.append(Finding("ok", needs[1], "works: up to 500 layers, any path"))
     else:
-        advice = "nothing, unless you stack many layers; Linux 6.8 has it"
+        advice = "Linux 6.8 has it, if you stack hundreds of layers"
         done.append(Finding("warn", needs[1], "not there: mount(2) is used, with fewer layers", advice))
     if found.tmpfs_xattr:
         done.append(Finding("ok", needs[2], "work"))
@@ -206,8 +206,8 @@ def _loop(host: Host) -> Finding:
     found = host.kernel.features
     if found is not None and found.loop:
         return Finding("ok", "loop devices", "can be had")
-    advice = "nothing, FUSE reads images too; for kernel speed, as root: modprobe loop"
-    return Finding("warn", "loop devices", "/dev/loop-control is missing or closed", advice)
+    advice = "for kernel speed: modprobe loop; in a container, one that is given /dev/loop-control"
+    return Finding("warn", "loop devices", "/dev/loop-control is missing or closed: images go through FUSE", advice)
 
 
 def _program(wanted: preflight_programs.Wanted, program: Program) -> Finding:
@@ -221,7 +221,7 @@ def _program(wanted: preflight_programs.Wanted, program: Program) -> Finding:
     found = program.path if not wanted.ask else f"{shown}, {program.path}"
     if program.name == "fuse2fs" and () < program.version < preflight_programs.FUSE2FS_TYPES:
         lacks = "it lists no file types (d_type), so deleted names are read from the image itself"
-        return Finding("warn", program.name, f"{found}; {lacks}", "nothing; e2fsprogs 1.47.3 has them")
+        return Finding("ok", program.name, f"{found}; {lacks}")
     if program.name == "squashfuse_ll" and not program.takes_uid:
         return Finding("ok", program.name, f"{found}; it takes no uid=, so squashfuse is used instead")
     return Finding("ok", program.name, found)
@@ -235,7 +235,7 @@ def _range(ranges: Ranges, who: Identity) -> Finding:
     if ranges.elsewhere:
         return Finding("ok", need, f"none; nsswitch.conf names another source: {ranges.elsewhere}")
     option = "--add-subuids" if ranges.file.endswith("subuid") else "--add-subgids"
-    advice = f"nothing now; as root: usermod {option} 100000-165535 {who.name} (a range nobody has)"
+    advice = f"as root: usermod {option} 100000-165535 {who.name} (or another range that nobody has)"
     return Finding("warn", need, f"none for {who.name}; this version of sifkit uses none", advice)
 
 
