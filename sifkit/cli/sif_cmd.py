@@ -129,7 +129,8 @@ def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> N
     try:
         if os.path.samestat(os.fstat(source), os.fstat(target)):
             raise Failure(f"{output} is the image itself", "an object cannot replace it")
-        os.ftruncate(target, 0)
+        if os.fstat(target).st_size:
+            os.ftruncate(target, 0)  # also makes ext4 write it all out on close, so not for a new file
         transfer.copy(source, offset, target, 0, size)
     except BaseException:
         if not force:

@@ -83,7 +83,7 @@ def moved(megabytes: int, count: int) -> Iterator[Row]:
     """
     directory = setting.here().directory("sif-moved")
     source, image, out = directory / "source", directory / "image.sif", directory / "out"
-    source.write_bytes(random.Random(1).randbytes(megabytes << 20))
+    source.write_bytes(os.urandom(megabytes << 20))
     os.sync()
     plain = ["cp", str(source), str(out)]
     synced = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(out)]
