@@ -14,7 +14,7 @@ from overlay.failure import Failure
 from overlay.section import Section
 from overlay.size import MIB
 
-_FEW_INODES, _FEW_BYTES = 8, 256 << 10
+_FEW_INODES, _FEW_BYTES = 8, 1 << 20
 
 
 def top_directory(section: Section) -> str:
@@ -54,26 +54,29 @@ def left_properly(section: Section) -> bool:
 
 
 def make_directories(section: Section, uid: int, gid: int) -> list[str]:
-    """Make those of upper/ and work/ that the image lacks, owned by ``uid``:``gid``; which were made.
+    """Make upper/ and work/ where the image lacks them, and give them to ``uid``:``gid``; what was done.
 
-    Without mounting, so that an image made by hand, whose top directory is root's, works for everybody.
+    Without mounting, so that an image made by hand, whose top directory is root's, works for everybody. Root
+    (uid 0) takes no directory from its owner.
     """
-    missing = []
+    done, commands = [], []
     with ExtReader(section) as reader:
-        for name in ("upper", "work"):
-            found = reader.lookup(name.encode())
+        for name in (b"upper", b"work"):
+            found = reader.lookup(name)
+            if found is not None and not stat.S_ISDIR(found.mode):
+                raise Failure(f"cannot use {section.describe()}", f"{name.decode()} in it is not a directory")
+            if found is not None and (uid in (0, found.uid)):
+                continue
             if found is None:
-                missing.append(name)
-            elif not stat.S_ISDIR(found.mode):
-                raise Failure(f"cannot use {section.describe()}", f"{name} in it is not a directory")
-    commands: list[list[bytes]] = []
-    for name in missing:
-        path = name.encode()
-        commands += [[b"mkdir", path], [b"set_inode_field", path, b"uid", b"%d" % uid]]
-        commands += [[b"set_inode_field", path, b"gid", b"%d" % gid]]
+                commands.append([b"mkdir", name])
+                done.append(f"made {name.decode()}/ in it")
+            else:
+                done.append(f"{name.decode()}/ in it belonged to uid {found.uid}, now to you; what is in it still does")
+            commands += [[b"set_inode_field", name, b"uid", b"%d" % uid]]
+            commands += [[b"set_inode_field", name, b"gid", b"%d" % gid]]
     if commands:
         e2fsprogs.debugfs(section, commands, write=True)
-    return missing
+    return done
 
 
 def owner(section: Section) -> tuple[int, int] | None:
@@ -102,7 +105,7 @@ def ran_out(section: Section) -> str:
         os.close(descriptor)
     if facts.free_inodes <= _FEW_INODES:
         what = f"inodes ({facts.inodes} in all, each file needs one)"
-    elif facts.free_blocks * facts.block_size <= _FEW_BYTES:
+    elif (facts.free_blocks - _withheld(facts)) * facts.block_size <= _FEW_BYTES:
         what = f"space ({facts.size // MIB} MiB in all)"
     else:
         return ""
@@ -110,6 +113,13 @@ def ran_out(section: Section) -> str:
     if section.offset:
         return f"{section.describe()} has run out of {what}"
     return f"{section.path} has run out of {what}; to grow it: {grow}"
+
+
+def _withheld(facts: superblock.Superblock) -> int:
+    """Blocks that fuse2fs keeps back from an ordinary user: those reserved, or a tenth of all where none are."""
+    if os.geteuid() == 0:
+        return 0
+    return facts.reserved_blocks or facts.blocks // 10
 
 
 def _repair(section: Section) -> str:

@@ -51,7 +51,9 @@ def configure(paths: dict[str, str]) -> None:
 
 
 def find(name: str) -> str | None:
-    """The path of program ``name``, or None when this host lacks it."""
+    """The path of program ``name``, or None when this host lacks it. A path stands for itself."""
+    if "/" in name:
+        return name
     if name not in _paths:
         for directory in (*os.environ.get("PATH", os.defpath).split(os.pathsep), *_EXTRA):
             # Not shutil.which: importing shutil costs more than all the look-ups of a start.

@@ -80,8 +80,8 @@ def _prepare_image(plan: Plan, section: Section, notify: Notify) -> None:
         made = image.make_directories(section, plan.who.uid, plan.who.gid)
     except OSError as error:
         raise from_oserror(f"cannot prepare the overlay {section.describe()}", error) from None
-    if made:
-        notify.info(f"{section.describe()}: made {' and '.join(f'{name}/' for name in made)} in it")
+    for text in made:
+        notify.info(f"{section.describe()}: {text}")
 
 
 def _make_sound(section: Section, notify: Notify) -> None:

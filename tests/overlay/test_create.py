@@ -54,7 +54,7 @@ def test_features_blocks_and_space(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"
     }  # fmt: skip
     assert sb.refused_by_apptainer == ()
-    assert (sb.block_size, sb.inode_size, sb.reserved_blocks, sb.label) == (4096, 256, 0, b"changes")
+    assert (sb.block_size, sb.inode_size, sb.reserved_blocks, sb.label) == (4096, 256, 1, b"changes")
     assert sb.size == image.stat().st_size == 64 * MIB
     assert sb.inodes == 16384
     assert sb.clean
