@@ -71,7 +71,7 @@ SBOM = Numbered("format", enums.SBOM_WORDS)
 
 _HINTS = {
     "Signed": "--force does it; the signature is then broken",
-    "InUse": "stop the containers that use this image (sifkit session list)",
+    "InUse": "stop the containers that use this image",
     "NotSif": "sifkit sif works on SIF images only; file(1) says what this is",
     "Truncated": "the file is incomplete: copy or download it again",
     "Corrupt": "sifkit sif check FILE lists everything that is wrong",
