@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import USAGE, Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
-from overlay.spec import LayerSpec
 
 if TYPE_CHECKING:
     from overlay.probe import Probe
+    from overlay.spec import LayerSpec
 
 # What may lie in a directory overlay beside upper/ and work/ without being content.
 OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})

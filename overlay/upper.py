@@ -26,14 +26,14 @@ def make_ready(overlay: Overlay, driver: str) -> int:
     if last != driver or last != "kernel":
         changed = _normalise(overlay.upper) if os.listdir(overlay.upper) else 0
     if last != driver:
-        with open(record, "w", encoding="ascii") as file:
+        with open(record, "w", encoding="utf-8") as file:
             file.write(f"{driver}\n")
     return changed
 
 
 def _read(record: str) -> str:
     try:
-        with open(record, encoding="ascii", errors="replace") as file:
+        with open(record, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except FileNotFoundError:
         return ""

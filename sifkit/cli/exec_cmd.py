@@ -4,59 +4,63 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from overlay import tools
 from overlay.arrange import arrange
 from overlay.layer import Tmpfs
-from overlay.spec import parse
 from sifkit.cli import config, options
 from sifkit.cli.console import CONSOLE
 from sifkit.image.resolve import resolve
 from sifkit.runtime import binds, container, environ, identity, memory, plan, userns
 
-F = TypeVar("F", bound=Callable[..., object])
+if TYPE_CHECKING:
+    from overlay.spec import LayerSpec
 
-_OPTIONS = (
-    click.option("-o", "--overlay", multiple=True, metavar="SRC[:ro|:rw]",
+_OPTIONS: tuple[click.Parameter, ...] = (
+    click.Option(["-o", "--overlay"], multiple=True, metavar="SRC[:ro|:rw]",
                  help="Stack SRC on the image: a directory, an ext3 or a squashfs file. Repeatable; later is higher, "
                       "a writable one is on top."),
-    click.option("--writable-tmpfs", is_flag=True, help="Take writes in memory and throw them away at the end."),
-    click.option("--tmpfs-size", metavar="SIZE", help="Most that --writable-tmpfs holds (512M, 4G; default: 1G, or "
+    click.Option(["--writable-tmpfs"], is_flag=True, help="Take writes in memory and throw them away at the end."),
+    click.Option(["--tmpfs-size"], metavar="SIZE", help="Most that --writable-tmpfs holds (512M, 4G; default: 1G, or "
                                                       "half of the free memory if that is less)."),
-    click.option("-w", "--writable", is_flag=True, help="Write into the image directory itself."),
-    click.option("--create-dir", multiple=True, metavar="DIR",
+    click.Option(["-w", "--writable"], is_flag=True, help="Write into the image directory itself."),
+    click.Option(["--create-dir"], multiple=True, metavar="DIR",
                  help="Make DIR in the writable overlay, owned by you. Repeatable."),
-    click.option("-B", "--bind", multiple=True, metavar="SRC[:DEST[:ro|rw]]",
+    click.Option(["-B", "--bind"], multiple=True, metavar="SRC[:DEST[:ro|rw]]",
                  help="Show SRC of the host in the container, at DEST. Repeatable."),
-    click.option("--env", multiple=True, metavar="NAME=VALUE", help="Set a variable in the container. Repeatable."),
-    click.option("-e", "--cleanenv", is_flag=True, help="Pass nothing of the host's environment on."),
-    click.option("--cwd", "--pwd", "cwd", metavar="DIR", help="Start in DIR of the container."),
-    click.option("--no-home", is_flag=True, help="Do not show your home directory."),
-    click.option("-c", "--contain", is_flag=True, help="Empty /tmp, /var/tmp and home, and a minimal /dev."),
-    click.option("--wait-lock", type=click.FloatRange(min=0), default=0, metavar="SECONDS",
+    click.Option(["--env"], multiple=True, metavar="NAME=VALUE", help="Set a variable in the container. Repeatable."),
+    click.Option(["-e", "--cleanenv"], is_flag=True, help="Pass nothing of the host's environment on."),
+    click.Option(["--cwd", "--pwd", "cwd"], metavar="DIR", help="Start in DIR of the container."),
+    click.Option(["--no-home"], is_flag=True, help="Do not show your home directory."),
+    click.Option(["-c", "--contain"], is_flag=True, help="Empty /tmp, /var/tmp and home, and a minimal /dev."),
+    click.Option(["--wait-lock"], type=click.FloatRange(min=0), default=0, metavar="SECONDS",
                  help="Wait so long for an overlay that is in use (default: not at all)."),
-    click.option("--wait", is_flag=True, help="At the end wait for processes left in the background."),
-    click.option("--dry-run", is_flag=True, help="Print what would be done, layer by layer, and do nothing."),
-    click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON."),
+    click.Option(["--wait"], is_flag=True, help="At the end wait for processes left in the background."),
+    click.Option(["--dry-run"], is_flag=True, help="Print what would be done, layer by layer, and do nothing."),
+    click.Option(["--json", "as_json"], is_flag=True, help="With --dry-run: print it as JSON."),
+    *options.VERBOSITY,
 )  # fmt: skip
 
-_SETTINGS: dict[str, Any] = {"allow_interspersed_args": False}
+_IMAGE = click.Argument(["image"])
+_ARGS = click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)
 
 
-def _run_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return options.verbosity(function)
+def _command(function: Callable[..., int], *parameters: click.Parameter) -> click.Command:
+    """``function`` as a command with the options of every run; they are made once, for all three verbs."""
+    return click.Command(
+        function.__name__.strip("_"),
+        callback=function,
+        params=[*_OPTIONS, *parameters],
+        help=cleandoc(function.__doc__ or ""),
+        context_settings={"allow_interspersed_args": False},
+    )
 
 
-@click.command("exec", context_settings=_SETTINGS)
-@_run_options
-@click.argument("image")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(image: str, command: tuple[str, ...], **given: Any) -> int:
+def _exec(image: str, command: tuple[str, ...], **given: Any) -> int:
     """Run COMMAND in IMAGE, a directory or a squashfs file that holds a root file system.
 
     What follows IMAGE belongs to the command. The exit status is the command's own.
@@ -68,12 +72,7 @@ def exec_(image: str, command: tuple[str, ...], **given: Any) -> int:
     return _carry_out("exec", image, command, given)
 
 
-@click.command(context_settings=_SETTINGS)
-@_run_options
-@click.option("--shell", "shell_path", metavar="PATH", help="Program in the container to run as the shell.")
-@click.argument("image")
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def shell(image: str, args: tuple[str, ...], **given: Any) -> int:
+def _shell(image: str, args: tuple[str, ...], **given: Any) -> int:
     """Open a shell in IMAGE: bash when it is there, else sh; ARGS are handed to it.
 
     \b
@@ -83,17 +82,20 @@ def shell(image: str, args: tuple[str, ...], **given: Any) -> int:
     return _carry_out("shell", image, args, given)
 
 
-@click.command(context_settings=_SETTINGS)
-@_run_options
-@click.argument("image")
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(image: str, args: tuple[str, ...], **given: Any) -> int:
+def _run(image: str, args: tuple[str, ...], **given: Any) -> int:
     """Run what IMAGE was made to run: its runscript with ARGS, or a shell when it has none.
 
     \b
     sifkit run image/ --input data.root
     """
     return _carry_out("run", image, args, given)
+
+
+_SHELL = click.Option(["--shell", "shell_path"], metavar="PATH", help="Program in the container to run as the shell.")
+
+exec_ = _command(_exec, _IMAGE, click.Argument(["command"], nargs=-1, required=True, type=click.UNPROCESSED))
+shell = _command(_shell, _SHELL, _IMAGE, _ARGS)
+run = _command(_run, _IMAGE, _ARGS)
 
 
 def _carry_out(verb: str, image: str, args: tuple[str, ...], given: dict[str, Any]) -> int:
@@ -121,7 +123,7 @@ def _request(
 ) -> plan.Request:
     tmpfs = _tmpfs(given, settings)
     found = resolve(image)
-    stacked = arrange(tuple(spec for text in given["overlay"] for spec in parse(text)), tmpfs)
+    stacked = arrange(_specs(given["overlay"]), tmpfs)
     for warning in stacked.warnings:
         CONSOLE.warning(warning)
     return plan.Request(
@@ -142,6 +144,14 @@ def _request(
         shell=given.get("shell_path") or os.environ.get("SIFKIT_SHELL", ""),
         wait=given["wait"],
     )
+
+
+def _specs(texts: tuple[str, ...]) -> tuple[LayerSpec, ...]:
+    if not texts:
+        return ()
+    from overlay.spec import parse
+
+    return tuple(spec for text in texts for spec in parse(text))
 
 
 def _tmpfs(given: dict[str, Any], settings: config.Config) -> Tmpfs | None:

@@ -26,10 +26,17 @@ def _set_level(ctx: click.Context, parameter: click.Parameter, value: bool) -> N
             ctx.meta["sifkit.verbose"] = True
 
 
+# -q, -s, -v, -d: before the command or after it. Made once, shared by every command.
+VERBOSITY = tuple(
+    click.Option([short, long], is_flag=True, expose_value=False, callback=_set_level, help=text)
+    for short, long, _, text in _LEVELS
+)
+
+
 def verbosity(function: F) -> F:
-    """-q, -s, -v, -d: before the command or after it."""
-    for short, long, _, text in reversed(_LEVELS):
-        function = click.option(short, long, is_flag=True, expose_value=False, callback=_set_level, help=text)(function)
+    """Decorator that gives a command `VERBOSITY`."""
+    for option in reversed(VERBOSITY):
+        function.__click_params__ = [*getattr(function, "__click_params__", []), option]  # type: ignore[attr-defined]
     return function
 
 

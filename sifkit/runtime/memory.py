@@ -22,7 +22,7 @@ def left() -> int:
 
 
 def _available() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:
+    with open("/proc/meminfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
@@ -45,7 +45,7 @@ def _cgroups() -> list[tuple[str, str, str]]:
 
 def _number(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return int(file.read())
     except (OSError, ValueError):  # no such controller, or "max"
         return None

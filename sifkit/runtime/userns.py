@@ -15,7 +15,7 @@ def privileged() -> bool:
     """Whether we are real root here: uid 0 with CAP_SYS_ADMIN, and mount namespaces are allowed (containers)."""
     if os.geteuid() != 0 or without("root"):
         return False
-    with open("/proc/self/status", encoding="ascii") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         effective = next(line for line in file if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> linux.CAP_SYS_ADMIN & 1)
 
@@ -34,7 +34,7 @@ def enter(uid: int, gid: int, real_root: bool) -> None:
 
 def _map(uid: int, gid: int) -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(text)
 
 
@@ -58,7 +58,7 @@ def refused(error: OSError) -> Failure:
 
 def _reads_zero(path: str) -> bool:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().strip() == "0"
     except OSError:  # this kernel does not have the switch
         return False
