@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator
 FROM_TERMINAL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: Ctrl-C and the like, sent to a whole process group
 
 
-def reap(_keep: Collection[int] = ()) -> Iterator[tuple[int, int]]:
-    """Every child that ended or stopped since the last call, as (pid, wait status)."""
+def reap() -> Iterator[tuple[int, int]]:
+    """Every child that ended, stopped or went on since the last call, as (pid, wait status)."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
             return
         if not pid:
@@ -66,7 +66,7 @@ def kill_all(keep: Collection[int]) -> None:
 def _children(pid: int) -> set[int] | None:
     """Direct children by the kernel's own list; None where it has none (CONFIG_PROC_CHILDREN)."""
     try:
-        with open(f"/proc/self/task/{pid}/children", encoding="ascii") as file:
+        with open(f"/proc/self/task/{pid}/children", encoding="utf-8") as file:
             return {int(word) for word in file.read().split()}
     except OSError:
         return None

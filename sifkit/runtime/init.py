@@ -8,6 +8,7 @@ servers and mounts with it, later by `ORPHANED`, upon which we end everything be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -28,13 +29,16 @@ FORWARDED = (
     signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT,
 )  # fmt: skip
 WAITED = frozenset({*FORWARDED, signal.SIGCHLD, ORPHANED})
+ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 GRACE_SECONDS = 5.0
+LINGER_SECONDS = 0.2  # what ends by itself just behind the payload, like tee in `command > >(tee log)`
 
 
 def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
     """Run ``plan`` as the child of ``monitor``; exits with the payload's status, or 128+N for signal N."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells start what runs in the background
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         mounts.die_with_parent(signal.SIGKILL)
         if os.getppid() != monitor:
@@ -65,42 +69,53 @@ def _run(plan: Plan, notify: Notify, monitor: int) -> int:
     mounts.die_with_parent(ORPHANED)
     if os.getppid() != monitor:  # it died before the line above
         os.kill(me, ORPHANED)
+    serving = {server.pid: server for server in assembled.servers}
     try:
-        return _watch(child, assembled.servers, plan.wait, notify)
+        return _watch(child, monitor, serving, plan.wait, notify)
     finally:
-        _take_down(assembled)
+        _take_down(assembled, serving)
 
 
-def _watch(child: int, servers: tuple[Server, ...], wait: bool, notify: Notify) -> int:
+def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int:
     """Forward signals and reap until the payload has ended and nothing that it started is left."""
-    serving = {server.pid: server for server in servers}
     status: int | None = None
     while True:
-        for pid, state in children.reap(serving):
-            if pid in serving:
+        for pid, state in children.reap():
+            if os.WIFSTOPPED(state) or os.WIFCONTINUED(state):
+                if pid == child:
+                    _show_state(monitor, os.WIFSTOPPED(state))
+            elif pid in serving:
                 _server_ended(serving.pop(pid), notify)
-            elif pid == child and os.WIFSTOPPED(state):
-                os.kill(os.getpid(), signal.SIGSTOP)  # the monitor sees that, and stops for the shell to see
             elif pid == child:
                 status = children.exit_code(state)
-        if status is not None and not (wait and children.others(set(serving))):
+        if status is not None and not (wait and children.others(serving)):
             break
-        _one_signal(child if status is None else 0, set(serving))
-    _end_left_overs(set(serving), notify)
+        number = _one_signal(child if status is None else 0)
+        if number == ORPHANED:
+            children.kill_all(serving)
+            return 128 + signal.SIGKILL  # nobody asks any more
+        wait = wait and (status is None or number not in ENDING)
+    _end_left_overs(serving, notify)
     return status
 
 
-def _one_signal(child: int, keep: set[int]) -> None:
+def _show_state(monitor: int, stopped: bool) -> None:
+    """Stop or continue ``monitor`` with the payload, for the shell that started it to see.
+
+    We never stop ourselves: who continues the payload alone would find nobody to continue the rest.
+    """
+    if os.getppid() == monitor:
+        os.kill(monitor, signal.SIGSTOP if stopped else signal.SIGCONT)
+
+
+def _one_signal(child: int) -> int:
+    """Wait for a signal, pass it on to ``child`` (0: there is none any more), and return its number."""
     info = signal.sigwaitinfo(WAITED)
-    if info.si_signo == ORPHANED:
-        children.kill_all(keep)
-        return
-    if info.si_signo == signal.SIGCHLD or info.si_code == children.FROM_TERMINAL or not child:
-        return  # what the terminal sends reaches the payload by itself: it is in the same process group
-    try:
-        os.kill(child, info.si_signo)
-    except ProcessLookupError:
-        return
+    # What the terminal sends reaches the payload by itself: it is in the same process group.
+    if child and info.si_signo in FORWARDED and info.si_code != children.FROM_TERMINAL:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, info.si_signo)
+    return info.si_signo
 
 
 def _server_ended(server: Server, notify: Notify) -> None:
@@ -110,25 +125,38 @@ def _server_ended(server: Server, notify: Notify) -> None:
     notify.warning(f"{server.name} ended unexpectedly, and the files it served are gone: {said}")
 
 
-def _end_left_overs(keep: set[int], notify: Notify) -> None:
-    left = children.others(keep)
-    if not left:
+def _end_left_overs(serving: dict[int, Server], notify: Notify) -> None:
+    if _all_gone(serving, LINGER_SECONDS):
         return
+    left = children.others(serving)
     notify.warning(f"ending {len(left)} process(es) that the payload left behind; --wait would wait for them")
-    children.signal_all(keep, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while children.others(keep) and (seconds := deadline - time.monotonic()) > 0:
-        signal.sigtimedwait({signal.SIGCHLD}, min(seconds, 0.1))
-        list(children.reap(keep))
-    children.kill_all(keep)
+    children.signal_all(serving, signal.SIGTERM)
+    _all_gone(serving, GRACE_SECONDS)
+    children.kill_all(serving)
 
 
-def _take_down(assembled: assemble.Assembled) -> None:
+def _all_gone(serving: dict[int, Server], seconds: float) -> bool:
+    """Whether within ``seconds`` all but the servers have ended; no longer when the monitor is killed."""
+    deadline = time.monotonic() + seconds
+    while children.others(serving):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        info = signal.sigtimedwait({signal.SIGCHLD, ORPHANED}, min(left, 0.1))
+        if info and info.si_signo == ORPHANED:
+            return False
+        for pid, state in children.reap():
+            if not os.WIFSTOPPED(state) and not os.WIFCONTINUED(state):
+                serving.pop(pid, None)
+    return True
+
+
+def _take_down(assembled: assemble.Assembled, serving: dict[int, Server]) -> None:
     """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
-    if assembled.servers:
+    if serving:
         from overlay import fuse
 
-        for server in reversed(assembled.servers):
+        for server in reversed(serving.values()):
             fuse.stop(server)
     if assembled.disk_session:
         import shutil
