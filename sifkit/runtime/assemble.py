@@ -199,10 +199,18 @@ def _upper(
         # Without xattrs kernel overlayfs cannot mark a replaced directory: rm -rf of one would fail with EIO.
         import tempfile
 
-        place = disk = tempfile.mkdtemp(prefix="sifkit-", dir=os.environ.get("SIFKIT_SESSION_DIR"))
+        directory, prefix = disk_session(os.getppid())
+        place = disk = tempfile.mkdtemp(prefix=prefix, dir=directory)
     for name in ("upper", "work"):
         os.mkdir(f"{place}/{name}", 0o755)
     return f"{place}/upper", f"{place}/work", disk, None
+
+
+def disk_session(monitor: int) -> tuple[str, str]:
+    """Where a session on disk of the process ``monitor`` is made, and how its name begins."""
+    import tempfile
+
+    return os.environ.get("SIFKIT_SESSION_DIR") or tempfile.gettempdir(), f"sifkit-{os.uname().nodename}-{monitor}-"
 
 
 def _writable_image(upper: ExtOverlay, by_kernel: bool) -> tuple[str, fuse.Server | None]:

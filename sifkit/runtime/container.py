@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from overlay import driver
 from overlay.failure import Failure
+from overlay.layer import Tmpfs
 from sifkit.runtime import assemble, children, claim, init, linux
 from sifkit.runtime.plan import Plan
 
@@ -45,40 +46,41 @@ def _supervise(plan: Plan, notify: Notify) -> int:
         child = os.fork()
         if child == 0:
             init.main(plan, notify, me)
-        return _watch(child, notify)
+        return _watch(child, plan, notify)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _watch(child: int, notify: Notify) -> int:
+def _watch(child: int, plan: Plan, notify: Notify) -> int:
     while True:
         for pid, status in children.reap():
-            if pid != child:
+            if pid != child or os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
                 continue
-            if os.WIFSTOPPED(status):
-                _stop_with(child)
-            elif os.WIFSIGNALED(status):
-                return _init_killed(status, notify)
-            else:
-                return os.WEXITSTATUS(status)
+            return _init_killed(plan, status, notify) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         info = signal.sigwaitinfo(init.WAITED)
-        if info.si_signo != signal.SIGCHLD and info.si_code != children.FROM_TERMINAL:
+        # Init continues us when the payload went on: that is no news to it.
+        if info.si_signo in init.FORWARDED and info.si_code != children.FROM_TERMINAL and info.si_pid != child:
             os.kill(child, info.si_signo)
 
 
-def _stop_with(child: int) -> None:
-    """Stop as the payload did, so that the shell that started us takes the terminal back; go on together."""
-    os.kill(os.getpid(), signal.SIGSTOP)
-    os.kill(child, signal.SIGCONT)
-
-
-def _init_killed(status: int, notify: Notify) -> int:
+def _init_killed(plan: Plan, status: int, notify: Notify) -> int:
     """Init is gone, so its orphans are ours now: end them, for their mounts and servers are no longer kept."""
     children.kill_all(())
+    if isinstance(plan.stack.upper, Tmpfs):
+        _remove_disk_session()
     number = os.WTERMSIG(status)
     if number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         notify.warning(f"the container's init process was killed by signal {number}; everything in it was ended")
     return children.exit_code(status)
+
+
+def _remove_disk_session() -> None:
+    import shutil
+
+    directory, prefix = assemble.disk_session(os.getpid())
+    for name in os.listdir(directory):
+        if name.startswith(prefix):
+            shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
 
 
 def dry_run(plan: Plan, show: Callable[[driver.Decision], None]) -> int:
