@@ -61,6 +61,7 @@ def _become(program: str, argv: list[str], log: int, parent: int) -> None:
         null = os.open("/dev/null", os.O_RDONLY)
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
+        os.closerange(3, 1 << 20)  # also what our caller left open
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         linux.keep_capabilities(_CAPABILITIES)
