@@ -96,6 +96,28 @@ def format_ext3(
     return Created(section, reserved and not sparse)
 
 
+def ensure_layout(section: Section, owner: tuple[int, int] | None = None) -> bool:
+    """Give an image made by hand (dd and mkfs.ext3) the upper/ and work/ it lacks; whether any were made.
+
+    They belong to ``owner`` (default: the caller), so an ordinary user can write into an image whose ``/`` is
+    root's. The caller holds the write lock, and has had it checked (`overlay.check`). Raises OSError, ExtError,
+    ToolError, and ValueError when one of the names is something else than a directory.
+    """
+    from overlay.extread import ExtReader
+
+    missing = []
+    with ExtReader(section) as reader:
+        for name in (b"/upper", b"/work"):
+            found = reader.lookup(name)
+            if found is None:
+                missing.append(name)
+            elif not found.is_directory:
+                raise ValueError(f"{section.describe()}: {os.fsdecode(name)} in it is not a directory")
+    if missing:
+        _populate(section, missing, owner)
+    return bool(missing)
+
+
 def create_directory(path: str, *, dirs: Iterable[str] = ()) -> None:
     """Make ``path`` a directory overlay: upper/, work/ and ``dirs`` below upper/, mode 0755, the caller's.
 
@@ -174,9 +196,7 @@ def _clear(fd: int, section: Section, sparse: bool) -> bool:
 
     mode = linux_file.FALLOC_PUNCH_HOLE if sparse else linux_file.FALLOC_ZERO_RANGE
     try:
-        linux_file.fallocate(
-            fd, mode | linux_file.FALLOC_KEEP_SIZE, section.offset, section.size, section.path
-        )
+        linux_file.fallocate(fd, mode | linux_file.FALLOC_KEEP_SIZE, section.offset, section.size, section.path)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
             return False
@@ -195,9 +215,7 @@ def _journal_mib(size: int) -> int:
 def _format(
     section: Section, inodes: int | None, bytes_per_inode: int | None, label: str | None, *, discard: bool
 ) -> None:
-    count = (
-        ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or _ratio(section.size))]
-    )
+    count = ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or _ratio(section.size))]
     if label is not None and len(os.fsencode(label)) > _LABEL_MAX:
         raise ValueError(f"label {label!r} is longer than {_LABEL_MAX} bytes")
     name = ["-L", label] if label is not None else []

@@ -145,10 +145,14 @@ def _directories() -> list[str]:
     return [os.path.join(place, "sifkit", "locks") for place in places if os.path.isabs(place)]
 
 
-def write_record(key: Key, holder: Holder) -> str | None:
-    """Write ``holder``'s own file; its path, or None where none of the directories can be written."""
+def write_record(key: Key, holder: Holder, *, for_other_hosts: bool) -> str | None:
+    """Write ``holder``'s own file; its path, or None where none of the directories can be written.
+
+    ``for_other_hosts``: rather into the cache directory, below the home that the hosts of a cluster share.
+    """
     name = f"{key.device:x}-{key.inode}-{key.offset}-{holder.pid}-{os.urandom(4).hex()}.json"
-    for directory in _directories():
+    places = _directories()
+    for directory in reversed(places) if for_other_hosts else places:
         path = os.path.join(directory, name)
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
@@ -174,24 +178,30 @@ def _read_record(path: str) -> Holder | None:
         os.close(fd)
 
 
-def records(key: Key | None = None) -> Iterator[Holder]:
-    """The caller's own records, of ``key`` or of everything; those of dead processes are cleared away."""
-    prefix = f"{key.device:x}-{key.inode}-{key.offset}-" if key else ""
+def records(key: Key | None = None, path: str = "") -> Iterator[Holder]:
+    """The caller's own records, of ``key`` or of everything; those of dead processes are cleared away.
+
+    Another host numbers its devices in its own way: its records are told by inode, offset and ``path``.
+    """
+    here = os.uname().nodename
+    prefix = f"{key.device:x}-" if key else ""
+    rest = f"-{key.inode}-{key.offset}-" if key else ""
     for directory in _directories():
         try:
             names = sorted(os.listdir(directory))
         except OSError:
             continue
         for name in names:
-            if not name.startswith(prefix) or not name.endswith(".json"):
+            if rest not in name or not name.endswith(".json"):
                 continue
-            path = os.path.join(directory, name)
-            holder = _read_record(path)
-            if holder is not None and holder.alive is not False:
-                yield holder
-            elif holder is not None:
+            holder = _read_record(os.path.join(directory, name))
+            if holder is None:
+                continue
+            if holder.alive is False:
                 with contextlib.suppress(OSError):
-                    os.unlink(path)
+                    os.unlink(os.path.join(directory, name))
+            elif not key or (name.startswith(prefix) if holder.host == here else holder.path == path):
+                yield holder
 
 
 def processes(locked: os.stat_result, offset: int) -> Iterator[Holder]:

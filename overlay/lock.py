@@ -91,15 +91,20 @@ class Lock:
     def write_record(self) -> None:
         """Say who holds it where others look (see `overlay.holder`); failing there is no failure."""
         me = holders_.myself(self.path, self.exclusive)
-        self._record = holders_.write_record(_key(self.fd, self._place), me)
-        if not self.exclusive:
-            return
+        public = self.exclusive and self._publish(holders_.encode(me))
+        key = _key(self.fd, self._place)
+        self._record = holders_.write_record(key, me, for_other_hosts=self.exclusive and not public)
+
+    def _publish(self, record: bytes) -> bool:
+        """Put the record where everybody who may read the overlay finds it; False where that cannot be."""
         with contextlib.suppress(OSError):
             if self._place.is_directory:
                 os.ftruncate(self.fd, 0)
-                os.pwrite(self.fd, holders_.encode(me) + b"\n", 0)
+                os.pwrite(self.fd, record + b"\n", 0)
             else:
-                os.setxattr(self.fd, f"{_ATTRIBUTE}{self._place.start}", holders_.encode(me))
+                os.setxattr(self.fd, f"{_ATTRIBUTE}{self._place.start}", record)
+            return True
+        return False
 
     def _erase(self) -> None:
         with contextlib.suppress(OSError):
@@ -233,7 +238,7 @@ def _still_there(locked: os.stat_result, place: _Place) -> bool:
 
 def _known(fd: int, place: _Place) -> list[Holder]:
     """Everybody who is seen or recorded, each process once, with what its record adds."""
-    recorded = [*holders_.records(_key(fd, place)), *_public_record(fd, place)]
+    recorded = [*holders_.records(_key(fd, place), os.path.abspath(place.path)), *_public_record(fd, place)]
     known: dict[tuple[str, int], Holder] = {}
     for seen in holders_.processes(os.fstat(fd), place.start):
         known[seen.host, seen.pid] = seen._replace(path=place.path)

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs
-from overlay.create import create_ext3, format_ext3
+from overlay.create import create_ext3, ensure_layout, format_ext3
 from overlay.probe import Kind, classify
 from overlay.section import Section
 from overlay.superblock import Superblock
+from overlay.tools import find
 
 MIB = 2**20
 
@@ -42,9 +43,7 @@ def whole(path: Path) -> Section:
 
 def test_features_blocks_and_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "mke2fs.conf"
-    config.write_text(
-        "[defaults]\nblocksize=1024\nbase_features=extent,metadata_csum,64bit\nreserved_ratio=20\n"
-    )
+    config.write_text("[defaults]\nblocksize=1024\nbase_features=extent,metadata_csum,64bit\nreserved_ratio=20\n")
     monkeypatch.setenv("MKE2FS_CONFIG", str(config))
     image = tmp_path / "a.img"
     made = create_ext3(str(image), 64 * MIB, label="changes")
@@ -179,6 +178,26 @@ def test_at_an_offset_sparse_makes_holes(tmp_path: Path) -> None:
     fsck(Section(str(outer), 4096, 63 * MIB))
 
 
+def test_an_image_made_by_hand_gets_its_directories(tmp_path: Path) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(b"")
+    os.truncate(image, 16 * MIB)
+    subprocess.run([need_mke2fs(), "-q", "-F", "-t", "ext3", str(image)], check=True, capture_output=True)
+    assert ensure_layout(whole(image), (70000, 70001))
+    assert not ensure_layout(whole(image))
+    assert "User: 70000   Group: 70001" in stat_of(whole(image), "/upper")
+    e2fsprogs.debugfs(whole(image), [[b"rmdir", b"/work"], [b"mknod", b"/work", b"p"]], write=True)
+    with pytest.raises(ValueError, match="/work in it is not a directory"):
+        ensure_layout(whole(image))
+    fsck(whole(image))
+
+
+def need_mke2fs() -> str:
+    found = find("mke2fs")
+    assert found
+    return found
+
+
 def test_section_behind_the_end_is_refused(tmp_path: Path) -> None:
     outer = tmp_path / "o"
     outer.write_bytes(bytes(17 * MIB))
@@ -209,9 +228,7 @@ def test_tool_failure_is_worded_and_leaves_nothing(tmp_path: Path) -> None:
         f"try: create_ext3({str(tmp_path / 'a.img')!r}, 16*2**20)\n"
         "except OSError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", limited], capture_output=True, text=True, check=True, env=HERE
-    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True, env=HERE)
     assert "File too large" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

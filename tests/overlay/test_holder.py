@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -45,3 +47,27 @@ def test_liveness() -> None:
     assert me._replace(pid_namespace="pid:[1]").alive is None
     assert "\n" not in me._replace(command="a\nb\x1b[31m").describe()
     assert "\x1b" not in me._replace(command="a\nb\x1b[31m").describe()
+
+
+def test_records_of_another_host_are_told_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = records.myself("/home/me/i", True)._replace(host="node7")
+    written = records.write_record(records.Key(99, 5, 0), there, for_other_hosts=True)
+    assert written is not None
+    assert written.startswith(str(tmp_path / "cache"))
+    assert list(records.records(records.Key(42, 5, 0), "/home/me/i")) == [there]
+    assert list(records.records(records.Key(42, 5, 0), "/scratch/other")) == []
+    assert list(records.records(records.Key(42, 5, 4096), "/home/me/i")) == []
+    assert list(records.records()) == [there]
+    assert there.alive is None
+    assert "on node7" in there.describe()
+
+
+def test_records_of_the_dead_are_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    dead = records.myself("x", True)._replace(started=1)
+    written = records.write_record(records.Key(1, 5, 0), dead, for_other_hosts=False)
+    assert written is not None
+    assert list(records.records()) == []
+    assert not os.path.exists(written)
