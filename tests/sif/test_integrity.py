@@ -124,6 +124,14 @@ def test_breaking_a_signature_needs_force(signed: str, what: str) -> None:
         assert _mismatches(signed)
 
 
+def test_nothing_is_written_before_the_refusal(signed: str) -> None:
+    written: list[int] = []
+    new = TEXT._replace(source=sif.Fill(1 << 20, lambda path, offset: written.append(offset)))
+    with pytest.raises(sif.Signed):
+        sif.add(signed, new)
+    assert written == []
+
+
 def test_what_breaks_nothing_needs_no_force(signed: str, image: str) -> None:
     assert not sif.add(signed, sif.signature(b"second", 1, link_group=1)).broke
     assert not sif.change(signed, 5, name="second").broke

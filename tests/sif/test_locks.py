@@ -126,6 +126,36 @@ def test_an_editor_waits(image: str) -> None:
     assert process.wait(timeout=20) == 0
 
 
+def test_who_waited_takes_the_file_that_has_the_name_now(image: str, tmp_path: Path) -> None:
+    """As after a compaction, which renames a new file over the one that was waited for."""
+    code = "import sys; from sifkit import sif; sif.add(sys.argv[1], sif.NewObject(0x4007, b'late'))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with sif.editing(image):
+        process = subprocess.Popen([sys.executable, "-c", code, image], env=environment)
+        _until_waiting(process)
+        (tmp_path / "new").write_bytes(Path(image).read_bytes())
+        os.rename(tmp_path / "new", image)
+    assert process.wait(timeout=20) == 0
+    with sif.open(image) as opened:
+        assert opened.read(opened.objects[-1]) == b"late"
+
+
+def _until_waiting(process: subprocess.Popen[bytes]) -> None:
+    """Until the process is blocked on a lock (its kernel stack would say so, to root alone)."""
+    end = time.monotonic() + 20
+    while not any("image.sif" in link for link in _links(process.pid)):
+        assert time.monotonic() < end, "waited 20 s"
+        time.sleep(0.005)
+    time.sleep(0.1)
+
+
+def _links(pid: int) -> list[str]:
+    try:
+        return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return []
+
+
 def test_no_locks_is_an_error(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> bytes:
         raise OSError(errno.ENOLCK, "No locks available")
