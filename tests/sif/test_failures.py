@@ -20,7 +20,7 @@ from sifkit import sif
 from sifkit.sif import guard, transfer
 
 ROOT = str(Path(__file__).resolve().parents[2])
-TEXT = sif.NewObject(sif.DataType.GENERIC, b"text")
+TEXT = sif.NewObject(sif.DataType.GENERIC, b"text", "name", extra=b"e" * 384)  # no part of its descriptor is empty
 
 
 @contextmanager
