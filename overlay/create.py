@@ -96,28 +96,6 @@ def format_ext3(
     return Created(section, reserved and not sparse)
 
 
-def ensure_layout(section: Section, owner: tuple[int, int] | None = None) -> bool:
-    """Give an image made by hand (dd and mkfs.ext3) the upper/ and work/ it lacks; whether any were made.
-
-    They belong to ``owner`` (default: the caller), so an ordinary user can write into an image whose ``/`` is
-    root's. The caller holds the write lock, and has had it checked (`overlay.check`). Raises OSError, ExtError,
-    ToolError, and ValueError when one of the names is something else than a directory.
-    """
-    from overlay.extread import ExtReader
-
-    missing = []
-    with ExtReader(section) as reader:
-        for name in (b"/upper", b"/work"):
-            found = reader.lookup(name)
-            if found is None:
-                missing.append(name)
-            elif not found.is_directory:
-                raise ValueError(f"{section.describe()}: {os.fsdecode(name)} in it is not a directory")
-    if missing:
-        _populate(section, missing, owner)
-    return bool(missing)
-
-
 def create_directory(path: str, *, dirs: Iterable[str] = ()) -> None:
     """Make ``path`` a directory overlay: upper/, work/ and ``dirs`` below upper/, mode 0755, the caller's.
 

@@ -102,7 +102,7 @@ def _warnings(ext: Superblock, owner: tuple[int, int] | None) -> list[str]:
         said.append("it is nearly full: few blocks are free")
     if ext.free_inodes < ext.inodes * _NEARLY_FULL:
         said.append("it is nearly full: few inodes are free")
-    if ext.reserved_blocks:
+    if ext.reserved_blocks > 1:  # one is how create keeps fuse2fs from withholding a tenth
         kept = format_size(ext.reserved_blocks * ext.block_size)
         said.append(f"{kept} are reserved for root (tune2fs -m 0 frees them)")
     return said

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs
-from overlay.create import create_ext3, ensure_layout, format_ext3
+from overlay.create import create_ext3, format_ext3
 from overlay.probe import Kind, classify
 from overlay.section import Section
 from overlay.superblock import Superblock
-from overlay.tools import find
 
 MIB = 2**20
 
@@ -176,26 +175,6 @@ def test_at_an_offset_sparse_makes_holes(tmp_path: Path) -> None:
     format_ext3(Section(str(outer), 4096, 63 * MIB), sparse=True)
     assert outer.stat().st_blocks * 512 < 16 * MIB
     fsck(Section(str(outer), 4096, 63 * MIB))
-
-
-def test_an_image_made_by_hand_gets_its_directories(tmp_path: Path) -> None:
-    image = tmp_path / "a.img"
-    image.write_bytes(b"")
-    os.truncate(image, 16 * MIB)
-    subprocess.run([need_mke2fs(), "-q", "-F", "-t", "ext3", str(image)], check=True, capture_output=True)
-    assert ensure_layout(whole(image), (70000, 70001))
-    assert not ensure_layout(whole(image))
-    assert "User: 70000   Group: 70001" in stat_of(whole(image), "/upper")
-    e2fsprogs.debugfs(whole(image), [[b"rmdir", b"/work"], [b"mknod", b"/work", b"p"]], write=True)
-    with pytest.raises(ValueError, match="/work in it is not a directory"):
-        ensure_layout(whole(image))
-    fsck(whole(image))
-
-
-def need_mke2fs() -> str:
-    found = find("mke2fs")
-    assert found
-    return found
 
 
 def test_section_behind_the_end_is_refused(tmp_path: Path) -> None:
