@@ -125,7 +125,8 @@ def debugfs(section: Section, commands: Iterable[Sequence[bytes]], *, write: boo
 
     Raises ToolError when debugfs objects to any of them: its exit status is 0 even then, so its standard
     error decides. Raises ValueError for an argument it cannot express. Name files by absolute paths: a bare
-    ``<12>`` is an inode number to debugfs.
+    ``<12>`` is an inode number to debugfs. But ``mknod`` and ``write`` take a bare name in the current
+    directory: a slash would become part of the name.
     """
     lines = [b" ".join([verb, *map(quote, arguments)]) for verb, *arguments in commands]
     for line in lines:

@@ -19,8 +19,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from overlay.superblock import ExtError
+
 if TYPE_CHECKING:
-    from overlay.extread import ExtReader, Inode
+    from overlay.extread import Entry, ExtReader
 
 _PREFIX: Final = b".wh."
 _RESERVED: Final = b".wh..wh."  # AUFS keeps its own things under these names
@@ -31,6 +33,9 @@ FUSE_MARK: Final = "user.fuseoverlayfs.opaque"
 ROOT_MARK: Final = "trusted.overlay.opaque"
 OPAQUE_MARKS: Final = (KERNEL_MARK, FUSE_MARK, ROOT_MARK)
 _YES: Final = b"y"
+
+_LONGEST_PATH: Final = 65536
+_UNTYPED, _DIRECTORY, _DEVICE = 0, 2, 3  # file types in directory entries of ext2/3/4
 
 
 def is_whiteout(mode: int, device: tuple[int, int]) -> bool:
@@ -68,47 +73,62 @@ class Whiteouts(NamedTuple):
 
 
 def scan_image(reader: ExtReader, top: bytes = b"/upper") -> Whiteouts:
-    """All whiteouts below ``top`` of an image. Raises ExtError when it is damaged."""
+    """All whiteouts below ``top`` of an image. Raises ExtError when it is damaged.
+
+    Looks at names first, and at the inodes of directories and devices only: a start waits for this.
+    """
     deleted: list[bytes] = []
     devices: set[bytes] = set()
     opaque: dict[bytes, frozenset[str]] = {}
     markers: list[bytes] = []
-    for parent, names in _directories(reader, top):
-        for name, inode in names.items():
-            path = _join(parent, name)
-            marked = deleted_name(name)
-            if is_whiteout(inode.mode, inode.device) and name not in OPAQUE_NAMES and marked is None:
-                deleted.append(path)
-                devices.add(path)
-            elif inode.is_directory:
-                marks = _marks(reader.xattrs(inode))
-                if marks or _PREFIX + name in names:
-                    opaque[path] = marks | opaque.get(path, frozenset())
-            elif name in OPAQUE_NAMES:
-                markers.append(path)
-                opaque.setdefault(parent, frozenset())
-            elif marked is not None:
-                markers.append(path)
-                if marked not in names:  # else it was made again; see above for a directory
-                    deleted.append(_join(parent, marked))
+    for directory, entries in _directories(reader, top, opaque):
+        names = {entry.name for entry in entries}
+        for name, number, kind in entries:
+            marked = deleted_name(name) if name.startswith(_PREFIX) else None
+            if marked is not None or name in OPAQUE_NAMES:
+                if reader.inode(number).is_directory:
+                    continue
+                markers.append(_join(directory, name))
+                if marked is None:
+                    opaque.setdefault(directory, frozenset())
+                elif marked not in names:
+                    deleted.append(_join(directory, marked))
+                elif _is_directory(reader, entries, marked):  # it was made again, in place of all it held
+                    opaque.setdefault(_join(directory, marked), frozenset())
+            elif kind in (_UNTYPED, _DEVICE):
+                inode = reader.inode(number)
+                if is_whiteout(inode.mode, inode.device):
+                    deleted.append(_join(directory, name))
+                    devices.add(_join(directory, name))
     return Whiteouts(tuple(deleted), frozenset(devices), opaque, tuple(markers))
 
 
-def _directories(reader: ExtReader, top: bytes) -> Iterator[tuple[bytes, dict[bytes, Inode]]]:
-    """Every directory with what is in it; the walk gives the entries of one directory in a row."""
-    current: bytes | None = None
-    names: dict[bytes, Inode] = {}
-    for path, inode in reader.walk(top):
-        if not path:
-            continue
-        parent, _, name = path.rpartition(b"/")
-        if parent != current:
-            if current is not None:
-                yield current, names
-            current, names = parent, {}
-        names[name] = inode
-    if current is not None:
-        yield current, names
+def _directories(
+    reader: ExtReader, top: bytes, opaque: dict[bytes, frozenset[str]]
+) -> Iterator[tuple[bytes, list[Entry]]]:
+    """Every directory with its entries; those that carry marks are noted in ``opaque`` first."""
+    first = reader.lookup(top)
+    waiting = [(b"", first)] if first is not None and first.is_directory else []
+    seen = set()
+    while waiting:
+        path, directory = waiting.pop()
+        if directory.number in seen or len(path) > _LONGEST_PATH:
+            raise ExtError(f"{path[-200:]!r}: a directory loop, or a path without end")
+        seen.add(directory.number)
+        marks = _marks(reader.xattrs(directory))
+        if marks:
+            opaque[path] = marks
+        entries = list(reader.listdir(directory))
+        yield path, entries
+        for entry in entries:
+            if entry.kind in (_UNTYPED, _DIRECTORY):
+                inode = reader.inode(entry.inode)
+                if inode.is_directory:
+                    waiting.append((_join(path, entry.name), inode))
+
+
+def _is_directory(reader: ExtReader, entries: list[Entry], name: bytes) -> bool:
+    return any(entry.name == name and reader.inode(entry.inode).is_directory for entry in entries)
 
 
 def _marks(xattrs: Mapping[bytes, bytes]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from probes import needs
 
 from overlay import e2fsprogs, whiteout, whiteout_layer
 from overlay.create import create_ext3
-from overlay.extread import ExtReader
+from overlay.extread import ExtError, ExtReader
 from overlay.section import Section
 
 MIB = 2**20
@@ -198,6 +198,23 @@ def test_scan(image: Section) -> None:
         b"opaque/.wh..wh..opq", b"opaque/.wh..opq",
     }  # fmt: skip
     assert not found.empty
+
+
+def test_scan_without_types_in_directories(tmp_path: Path) -> None:
+    (tmp_path / "i").write_bytes(b"")
+    os.truncate(tmp_path / "i", 16 * MIB)
+    section = Section(str(tmp_path / "i"), 0, 16 * MIB)
+    e2fsprogs.mke2fs(section, "-O", "none,ext_attr", block_size=4096)
+    commands = [[b"mkdir", b"/d"], [b"cd", b"/d"], [b"mknod", b"gone", b"c", b"0", b"0"], [b"mkdir", b"e"]]
+    commands += [[b"cd", b"e"], [b"mknod", b".wh.x", b"p"], [b"ea_set", b".", b"user.overlay.opaque", b"y"]]
+    e2fsprogs.debugfs(section, commands, write=True)
+    with ExtReader(section) as reader:
+        found = whiteout.scan_image(reader, b"/d")
+        assert (found.deleted, found.devices) == ((b"gone", b"e/x"), {b"gone"})
+        assert found.opaque == {b"e": {whiteout.KERNEL_MARK}}
+        with pytest.raises(ExtError, match="loop"):
+            e2fsprogs.debugfs(section, [[b"link", b"/d", b"/d/e/d"]], write=True)
+            whiteout.scan_image(reader, b"/d")
 
 
 def test_nothing_to_say_makes_nothing(tmp_path: Path) -> None:
