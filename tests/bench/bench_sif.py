@@ -121,21 +121,27 @@ def _sifkit(verb: str) -> list[str]:
     return [str(setting.here().venv / "bin/sifkit"), "sif", verb]
 
 
-def _fresh(command: list[str], out: Path) -> float:
+def _quiet(out: Path) -> None:
+    """Nothing of the run before is still on its way to the disk."""
     out.unlink(missing_ok=True)
+    os.sync()
+
+
+def _fresh(command: list[str], out: Path) -> float:
+    _quiet(out)
     return setting.once(command)
 
 
 def _fresh_add(command: list[str], image: Path, source: Path, flag: str) -> float:
     from sifkit import sif
 
-    image.unlink(missing_ok=True)
+    _quiet(image)
     sif.create(image)
     return setting.once([*command, str(image), str(source), flag, "7"])
 
 
 def _redirected(command: list[str], out: Path) -> float:
-    out.unlink(missing_ok=True)
+    _quiet(out)
     with open(out, "wb") as stream:
         begin = time.perf_counter()
         subprocess.run(command, stdout=stream, env=setting.here().environment, check=True)
