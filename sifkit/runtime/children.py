@@ -6,8 +6,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 FROM_TERMINAL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: Ctrl-C and the like, sent to a whole process group
+
+
+class _Process(NamedTuple):
+    parent: int
+    alive: bool
 
 
 def reap() -> Iterator[tuple[int, int]]:
@@ -28,19 +34,25 @@ def exit_code(status: int) -> int:
 
 
 def others(keep: Collection[int]) -> set[int]:
-    """The living descendants of this process, without those in ``keep``."""
+    """The living descendants of this process, without those in ``keep``. Empty only when there are none.
+
+    A look at /proc is no snapshot: it misses who lost its parent meanwhile. But as long as there is any, one
+    of its ancestors is our child, living or not yet reaped. So with no living one found, such children are
+    returned: look again.
+    """
     me = os.getpid()
     first = _children(me)
     if first is not None and not first - set(keep):
         return set()
-    parents = _parents()
-    found = {pid for pid, parent in parents.items() if parent == me and pid not in keep}
-    grown = True
+    processes = _processes()
+    if first is None:
+        first = {pid for pid, process in processes.items() if process.parent == me}
+    first -= set(keep)
+    found = grown = first
     while grown:
-        below = {pid for pid, parent in parents.items() if parent in found} - found
-        grown = bool(below)
-        found |= below
-    return found
+        grown = {pid for pid, process in processes.items() if process.parent in grown} - found
+        found = found | grown
+    return {pid for pid in found if pid in processes and processes[pid].alive} or first
 
 
 def signal_all(keep: Collection[int], number: int) -> None:
@@ -64,7 +76,7 @@ def kill_all(keep: Collection[int]) -> None:
 
 
 def _children(pid: int) -> set[int] | None:
-    """Direct children by the kernel's own list; None where it has none (CONFIG_PROC_CHILDREN)."""
+    """Children, also those not yet reaped, by the kernel's own list; None without CONFIG_PROC_CHILDREN."""
     try:
         with open(f"/proc/self/task/{pid}/children", encoding="utf-8") as file:
             return {int(word) for word in file.read().split()}
@@ -72,9 +84,9 @@ def _children(pid: int) -> set[int] | None:
         return None
 
 
-def _parents() -> dict[int, int]:
-    """Parent of every living process that we can see (proc(5), /proc/PID/stat)."""
-    parents = {}
+def _processes() -> dict[int, _Process]:
+    """Every process that we can see (proc(5), /proc/PID/stat)."""
+    found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -83,6 +95,5 @@ def _parents() -> dict[int, int]:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:  # it ended in the meantime
             continue
-        if fields[0] not in "ZX":
-            parents[int(name)] = int(fields[1])
-    return parents
+        found[int(name)] = _Process(int(fields[1]), fields[0] not in "ZX")
+    return found
