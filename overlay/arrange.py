@@ -13,8 +13,21 @@ from overlay.failure import USAGE, Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
     from overlay.probe import Probe
     from overlay.spec import LayerSpec
+
+    class Container(Protocol):
+        """What `arrange` is told of a file that holds overlays in partitions (see ``sifkit.image.embedded``)."""
+
+        @property
+        def lowers(self) -> tuple[Lower, ...]: ...
+        @property
+        def upper(self) -> ExtOverlay | None: ...
+        @property
+        def warnings(self) -> tuple[str, ...]: ...
 
 # What may lie in a directory overlay beside upper/ and work/ without being content.
 OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})
@@ -29,25 +42,30 @@ class Arranged(NamedTuple):
 
 
 class _Taken(NamedTuple):
-    layer: Lower | Overlay | ExtOverlay
-    warning: str = ""
+    lowers: tuple[Lower, ...] = ()
+    upper: Overlay | ExtOverlay | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def arrange(specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None) -> Arranged:
-    """Stack ``specs`` as Apptainer does: of read-only layers the later is on top, the writable one on all."""
+def arrange(
+    specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None, open_sif: Callable[[LayerSpec], Container]
+) -> Arranged:
+    """Stack ``specs`` as Apptainer does: of read-only layers the later is on top, the writable one on all.
+
+    ``open_sif`` is asked for the layers of a SIF file.
+    """
     lowers: list[Lower] = []
     upper: Writable | None = tmpfs
-    warnings = []
+    warnings: list[str] = []
     for spec in specs:
-        taken = _take(spec)
-        if taken.warning:
-            warnings.append(taken.warning)
-        if not isinstance(taken.layer, Overlay | ExtOverlay):
-            lowers.insert(0, taken.layer)
+        taken = _take(spec, open_sif)
+        warnings += [warning for warning in taken.warnings if warning]
+        lowers[:0] = taken.lowers
+        if taken.upper is None:
             continue
         if upper is not None:
             raise _second_writable(upper, spec)
-        upper = taken.layer
+        upper = taken.upper
     return Arranged(tuple(lowers), upper, tuple(warnings))
 
 
@@ -67,13 +85,13 @@ def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
     )
 
 
-def _take(spec: LayerSpec) -> _Taken:
+def _take(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:
     if os.path.isdir(spec.source):
         return _directory(spec)
-    return _image(spec)
+    return _image(spec, open_sif)
 
 
-def _image(spec: LayerSpec) -> _Taken:
+def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:
     from overlay import probe  # only for images: a directory must not pay for it
 
     try:
@@ -88,26 +106,28 @@ def _image(spec: LayerSpec) -> _Taken:
     if found.kind is probe.Kind.SQUASHFS:
         if spec.mode == "rw":
             raise Failure(f"{spec.source}:rw cannot be had", "a squashfs image is read-only by nature", "use :ro")
-        return _Taken(SquashImage(found.section))
+        return _Taken((SquashImage(found.section),))
     if found.is_ext:
         return _ext(spec, found)
-    raise Failure(
-        f"cannot use the overlay {spec.source}", f"it is a {found.kind}", "use a directory, ext3 or squashfs overlay"
-    )
+    if found.kind is probe.Kind.SIF:
+        inside = open_sif(spec)
+        return _Taken(inside.lowers, inside.upper, inside.warnings)
+    hint = "use a directory, ext3, squashfs or SIF overlay"
+    raise Failure(f"cannot use the overlay {spec.source}", f"it is a {found.kind}", hint)
 
 
 def _ext(spec: LayerSpec, found: Probe) -> _Taken:
     note = f"{spec.source}: {'; '.join(found.notes)}" if found.notes else ""
     if spec.mode != "ro" and os.access(spec.source, os.W_OK):
-        return _Taken(ExtOverlay(found.section), note)
+        return _Taken(upper=ExtOverlay(found.section), warnings=(note,))
     if spec.mode == "rw":
         raise Failure(f"{spec.source}:rw cannot be had", "you may not write in this file", "use :ro, or a copy of it")
     from overlay import image
 
     layer = ExtImage(found.section, image.top_directory(found.section))
     if spec.mode == "ro":
-        return _Taken(layer, note)
-    return _Taken(layer, f"{spec.source} is used read-only: you may not write in this file")
+        return _Taken((layer,), warnings=(note,))
+    return _Taken((layer,), warnings=(f"{spec.source} is used read-only: you may not write in this file",))
 
 
 def _directory(spec: LayerSpec) -> _Taken:
@@ -120,14 +140,14 @@ def _directory(spec: LayerSpec) -> _Taken:
     if "upper" in names and not os.path.isdir(upper):
         raise Failure(f"cannot use the overlay {spec.source}", f"{upper} is not a directory")
     if spec.mode == "ro":
-        return _Taken(Directory(upper if "upper" in names else path))
+        return _Taken((Directory(upper if "upper" in names else path),))
     refusal = _not_writable(path, names)
     if not refusal:
-        return _Taken(Overlay(path))
+        return _Taken(upper=Overlay(path))
     if spec.mode == "rw":
         raise Failure(f"{spec.source}:rw cannot be had", refusal, _remedy(names))
     layer = Directory(upper if "upper" in names else path)
-    return _Taken(layer, f"{spec.source} is used read-only: {refusal}")
+    return _Taken((layer,), warnings=(f"{spec.source} is used read-only: {refusal}",))
 
 
 def _not_writable(path: str, names: set[str]) -> str:

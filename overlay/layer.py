@@ -65,9 +65,13 @@ class Overlay(NamedTuple):
 
 
 class ExtOverlay(NamedTuple):
-    """The writable ext3 overlay in ``section``, with ``upper/`` and ``work/`` in it."""
+    """The writable ext3 overlay in ``section``, with ``upper/`` and ``work/`` in it.
+
+    ``required``: the user asked to write into it; else it is read when others read it at the time.
+    """
 
     section: Section
+    required: bool = True
 
     @property
     def path(self) -> str:

@@ -19,6 +19,8 @@ from sifkit.runtime import binds, container, environ, identity, memory, plan, us
 
 if TYPE_CHECKING:
     from overlay.spec import LayerSpec
+    from sifkit.image.embedded import Chosen
+    from sifkit.image.resolve import Image
 
 _OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(["-o", "--overlay"], multiple=True, metavar="SRC[:ro|:rw]",
@@ -27,7 +29,10 @@ _OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(["--writable-tmpfs"], is_flag=True, help="Take writes in memory and throw them away at the end."),
     click.Option(["--tmpfs-size"], metavar="SIZE", help="Most that --writable-tmpfs holds (512M, 4G; default: 1G, or "
                                                       "half of the free memory if that is less)."),
-    click.Option(["-w", "--writable"], is_flag=True, help="Write into the image directory itself."),
+    click.Option(["-w", "--writable"], is_flag=True, help="Write into the image itself: its directory, or the "
+                                                          "ext3 overlay inside a SIF."),
+    click.Option(["--read-only"], is_flag=True, help="Do not write into the overlay inside a SIF, which otherwise "
+                                                     "takes the writes when nothing else does."),
     click.Option(["--create-dir"], multiple=True, metavar="DIR",
                  help="Make DIR in the writable overlay, owned by you. Repeatable."),
     click.Option(["-B", "--bind"], multiple=True, metavar="SRC[:DEST[:ro|rw]]",
@@ -61,7 +66,7 @@ def _command(function: Callable[..., int], *parameters: click.Parameter) -> clic
 
 
 def _exec(image: str, command: tuple[str, ...], **given: Any) -> int:
-    """Run COMMAND in IMAGE, a directory or a squashfs file that holds a root file system.
+    """Run COMMAND in IMAGE: a directory that holds a root file system, a SIF image or a squashfs file.
 
     What follows IMAGE belongs to the command. The exit status is the command's own.
 
@@ -122,10 +127,15 @@ def _request(
     verb: str, image: str, args: tuple[str, ...], given: dict[str, Any], settings: config.Config
 ) -> plan.Request:
     tmpfs = _tmpfs(given, settings)
+    if given["writable"] and given["read_only"]:
+        raise click.UsageError("--writable and --read-only exclude each other")
     found = resolve(image)
-    stacked = arrange(_specs(given["overlay"]), tmpfs)
-    for warning in stacked.warnings:
+    stacked = arrange(_specs(given["overlay"]), tmpfs, _open_sif)
+    inside = _embedded(found, given, may_write=stacked.upper is None)
+    for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
         CONSOLE.warning(warning)
+    if inside:
+        stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
     return plan.Request(
         verb=verb,
         image=found.path,
@@ -133,7 +143,7 @@ def _request(
         args=args,
         lowers=stacked.lowers,
         upper=stacked.upper,
-        in_place=given["writable"],
+        in_place=given["writable"] and not (inside and inside.upper),
         create_dirs=given["create_dir"],
         binds=tuple(bind for text in (*settings.bind, *given["bind"]) for bind in binds.parse(text)),
         env=_assignments(given["env"]),
@@ -144,6 +154,23 @@ def _request(
         shell=given.get("shell_path") or os.environ.get("SIFKIT_SHELL", ""),
         wait=given["wait"],
     )
+
+
+def _open_sif(spec: LayerSpec) -> Chosen:
+    from sifkit.image import embedded
+
+    return embedded.of_spec(spec)
+
+
+def _embedded(found: Image, given: dict[str, Any], may_write: bool) -> Chosen | None:
+    """The overlays inside a SIF image; None for images that cannot hold any."""
+    if not found.is_sif or not (found.embedded or found.strays or given["writable"]):
+        return None
+    if given["writable"] and not may_write:
+        raise click.UsageError("--writable excludes other overlays that take the writes: leave it out, or use :ro")
+    from sifkit.image import embedded
+
+    return embedded.of_image(found, given["writable"], may_write and not given["read_only"])
 
 
 def _specs(texts: tuple[str, ...]) -> tuple[LayerSpec, ...]:

@@ -47,10 +47,10 @@ def overlay() -> None:
 @click.option("-f", "--fakeroot", is_flag=True, help="Let root own the overlay's directories, for --fakeroot runs.")
 @click.argument("path", type=click.Path())
 def create(path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: int | None, fakeroot: bool) -> None:
-    """Make PATH an empty overlay: an ext3 image, or a directory.
+    """Make PATH an empty overlay: an ext3 image, a directory, or an ext3 partition inside a SIF image.
 
-    A PATH that ends in '/' or is an empty directory becomes a directory overlay. Nothing that exists is ever
-    replaced.
+    A PATH that ends in '/' or is an empty directory becomes a directory overlay; a SIF image gets the overlay
+    as one more partition. Nothing that exists is ever replaced.
     """
     with _failures(f"cannot create the overlay {path}"):
         if path.endswith("/") or os.path.isdir(path):
@@ -84,9 +84,15 @@ def _create_image(
 ) -> None:
     from overlay.create import create_ext3
     from sifkit.cli.console import CONSOLE
+    from sifkit.sif.sniff import is_sif
 
     owner = (0, 0) if fakeroot else None
-    made = create_ext3(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
+    if os.path.isfile(path) and os.access(path, os.R_OK) and is_sif(path):
+        from sifkit.image.embed import create_overlay
+
+        made = create_overlay(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
+    else:
+        made = create_ext3(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
     if not sparse and not made.reserved:
         CONSOLE.warning(f"{path}: this file system cannot reserve space; the image is sparse")
 

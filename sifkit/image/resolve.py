@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, Lower, SquashImage
 
+if TYPE_CHECKING:
+    from sifkit.image.sif import Partition
+
 
 class Image(NamedTuple):
-    """``reference``: as the user wrote it. ``path``: absolute. ``layer``: the root file system."""
+    """``reference``: as the user wrote it. ``path``: absolute. ``layer``: the root file system.
+
+    ``is_sif``: and then ``embedded``: overlay partitions that come with it, lowest first; ``strays``: those in
+    no group.
+    """
 
     reference: str
     path: str
     layer: Lower
+    is_sif: bool = False
+    embedded: tuple[Partition, ...] = ()
+    strays: tuple[Partition, ...] = ()
 
 
 def resolve(reference: str) -> Image:
     """Find the root file system that ``reference`` names. `Failure` says what it is instead, if it is none."""
     if not reference:
-        raise Failure("the image has no name", "IMAGE is empty", "name a directory or a squashfs file")
+        raise Failure("the image has no name", "IMAGE is empty", "name a directory, a SIF or a squashfs file")
     path = os.path.abspath(reference)
     # Looking also wakes an autofs mount, which could not be entered from a private mount namespace.
     if os.path.isdir(path):
         return Image(reference, path, _directory(reference, path))
-    return Image(reference, path, _file(reference, path))
+    return _file(reference, path)
 
 
-def _file(reference: str, path: str) -> Lower:
+def _file(reference: str, path: str) -> Image:
     from overlay import probe  # only for images: a directory must not pay for it
 
     try:
@@ -40,11 +50,16 @@ def _file(reference: str, path: str) -> Lower:
     if found.problem:
         raise Failure(f"cannot run {reference}", found.problem)
     if found.kind is probe.Kind.SQUASHFS:
-        return SquashImage(found.section)
+        return Image(reference, path, SquashImage(found.section))
+    if found.kind is probe.Kind.SIF:
+        from sifkit.image import sif
+
+        inside = sif.contents(path)
+        return Image(reference, path, inside.root, True, inside.overlays, inside.strays)
     raise Failure(
         f"cannot run {reference}",
-        f"it is a {found.kind} file, and no root file system that can be run yet",
-        "use a directory or a squashfs file",
+        f"it is an {found.kind} file, and as IMAGE that is not supported",
+        f"use it as an overlay on another image: --overlay {reference}",
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from overlay import arrange
 from overlay.failure import Failure, from_oserror
-from overlay.layer import ExtImage, ExtOverlay, Overlay
+from overlay.layer import ExtImage, ExtOverlay, Overlay, SquashImage
 from overlay.section import Section
 
 if TYPE_CHECKING:
@@ -20,18 +20,53 @@ if TYPE_CHECKING:
     from sifkit.runtime.plan import Plan
 
 
-def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> None:
-    """Lock and prepare what ``plan`` uses, waiting at most ``wait`` seconds for each lock."""
-    for layer in plan.stack.lowers:
+def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
+    """Lock and prepare what ``plan`` uses, waiting at most ``wait`` seconds for each lock.
+
+    The plan that comes back reads an overlay that nobody asked to write into and others are reading now.
+    """
+    upper = plan.stack.upper
+    if isinstance(upper, ExtOverlay) and not upper.required and _is_being_read(upper.section):
+        notify.warning(f"{upper.describe()} is being read by others: read-only this time")
+        plan = _reading(plan, upper)
+    for layer in (plan.stack.base, *plan.stack.lowers):
         if isinstance(layer, ExtImage):
             _read_image(layer.section, wait, held, notify)
-    upper = plan.stack.upper
-    if isinstance(upper, Overlay):
-        _lock(upper.path, True, wait, held, notify)
-        arrange.prepare(upper)
-    elif isinstance(upper, ExtOverlay):
-        _lock(upper.section, True, wait, held, notify)
-        _prepare_image(plan, upper.section, notify)
+        elif isinstance(layer, SquashImage) and layer.section.offset:
+            _hold_partition(layer.section, wait, held)
+    if isinstance(plan.stack.upper, Overlay):
+        _lock(plan.stack.upper.path, True, wait, held, notify)
+        arrange.prepare(plan.stack.upper)
+    elif isinstance(plan.stack.upper, ExtOverlay):
+        _lock(plan.stack.upper.section, True, wait, held, notify)
+        _prepare_image(plan, plan.stack.upper.section, notify)
+    return plan
+
+
+def _is_being_read(section: Section) -> bool:
+    from overlay import lock
+
+    return lock.in_use(section) == "read"
+
+
+def _reading(plan: Plan, upper: ExtOverlay) -> Plan:
+    from overlay import image
+
+    layer = ExtImage(upper.section, image.top_directory(upper.section))
+    return plan._replace(stack=plan.stack._replace(lowers=(layer, *plan.stack.lowers), upper=None))
+
+
+def _hold_partition(section: Section, wait: float, held: ExitStack) -> None:
+    """Keep editors of the SIF from moving or deleting the partition under us; where locks work, that is."""
+    from overlay import lock
+
+    try:
+        held.enter_context(lock.acquire(section, exclusive=False, wait=wait))
+    except lock.InUse as error:
+        hint = "an editor is changing the image: run it again when that is done"
+        raise Failure(f"cannot read {section.describe()}", str(error), hint) from None
+    except (lock.CannotLock, OSError):  # nobody can edit it under us there either
+        return
 
 
 def settle(plan: Plan, notify: Notify) -> None:

@@ -25,7 +25,7 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0) -> int:
     """
     _open_standard_streams()
     with ExitStack() as held:
-        claim.claim(plan, wait_lock, held, notify)
+        plan = claim.claim(plan, wait_lock, held, notify)
         status = _supervise(plan, notify)
         claim.settle(plan, notify)
         return status
