@@ -147,7 +147,14 @@ def e2fsck(section: Section, *options: str, write: bool) -> Fsck:
 
 
 def resize2fs(section: Section, size: int | None = None, *, force: bool = False) -> str:
-    """Resize the file system to ``size`` bytes, or to the least it needs when None (resize2fs -M)."""
+    """Resize the file system to ``size`` bytes, or to the least it needs when None (resize2fs -M).
+
+    Only for a section that is its whole file, else ValueError: resize2fs cuts the file at the new size of the
+    file system, whatever the offset and whatever lies behind (1.47.0). Copy other sections out, or attach
+    them to a loop device.
+    """
+    if section.offset or os.stat(section.path).st_size > section.size:
+        raise ValueError(f"{section.describe()}: resize2fs would cut off the file that the section lies in")
     before = [*(["-f"] if force else []), *([] if size is not None else ["-M"])]
     after = [] if size is None else [f"{size // 1024}K"]
     return _demand("resize2fs", section, _run("resize2fs", section, before, after, write=True))
