@@ -80,12 +80,16 @@ def make_squash(tree: Path, image: Path, *options: str) -> Path:
     return image
 
 
+_EXT2 = "ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+FEATURES = {"ext2": _EXT2, "ext3": f"has_journal,{_EXT2}", "ext4": f"has_journal,extent,64bit,flex_bg,{_EXT2}"}
+
+
 def make_ext3(image: Path, tree: Path | None = None, size: int = 64 * MIB, kind: str = "ext3") -> Path:
     """A sparse ext image of ``size`` bytes holding ``tree``, whatever the host's mke2fs.conf says."""
     with image.open("xb") as file:
         file.truncate(size)
     filled = ["-d", str(tree)] if tree else []
-    command = [program("mke2fs"), "-q", "-F", "-t", kind, *filled, str(image)]
+    command = [program("mke2fs"), "-q", "-F", "-O", f"none,{FEATURES[kind]}", "-I", "256", *filled, str(image)]
     subprocess.run(command, check=True, env={**os.environ, "MKE2FS_CONFIG": "/dev/null"})
     return image
 

@@ -237,7 +237,7 @@ def test_an_image_without_inodes_can_still_be_opened_to_delete(
 
 
 def test_other_file_systems_each_have_their_sentence(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
-    for kind, word in (("ext4", "ext4"), ("ext2", "no journal")):
+    for kind, word in (("ext4", "ext4 ("), ("ext2", "no journal")):
         made = images.make_ext3(tmp_path / f"{kind}.img", kind=kind)
         done = sifkit("exec", "--overlay", f"{made}:ro", str(rootfs), "true")
         assert (done.returncode, word in done.stderr) == (0, True), done.stderr
