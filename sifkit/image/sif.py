@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from overlay import image, probe
+from overlay import probe
 from overlay.failure import Failure, from_oserror
 from overlay.layer import ExtImage, Lower, SquashImage
 from overlay.section import Section
@@ -30,7 +30,11 @@ class Partition(NamedTuple):
 
     def layer(self) -> Lower:
         """It as a read-only layer."""
-        return ExtImage(self.section, image.top_directory(self.section)) if self.ext else SquashImage(self.section)
+        if not self.ext:
+            return SquashImage(self.section)
+        from overlay import image  # the ext reader: not for the usual SIF, which has none
+
+        return ExtImage(self.section, image.top_directory(self.section))
 
 
 class Contents(NamedTuple):
