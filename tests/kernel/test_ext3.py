@@ -10,9 +10,10 @@ from pathlib import Path
 import images
 import pytest
 from images import MIB, Program
+from probes import IS_ROOT, needs, only_root, only_user
+
 from overlay.extread import ExtReader
 from overlay.section import Section
-from probes import IS_ROOT, needs, only_root, only_user
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "fuse2fs", "fuse-overlayfs", "mke2fs", "debugfs")]
 

@@ -11,6 +11,7 @@ import pytest
 from images import MIB, Program
 from probes import IS_ROOT, needs
 from running import Start
+
 from sifkit import sif
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "fuse2fs", "fuse-overlayfs", "mke2fs")]
