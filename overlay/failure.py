@@ -51,3 +51,9 @@ def from_oserror(brief: str, error: OSError, hint: str = "", exit_code: int = OU
         if name not in brief:
             cause = f"{name}: {cause}"
     return Failure(brief, cause, hint or ADVICE.get(error.errno or 0, ""), exit_code)
+
+
+def defect(error: Exception) -> Failure:
+    """What a person is told of an exception that should not be: a mistake of ours."""
+    hint = "run it again with --debug, and report what it prints"
+    return Failure("a defect in sifkit", f"{type(error).__name__}: {error}", hint)

@@ -34,6 +34,11 @@ def without(feature: str) -> bool:
     return feature in os.environ.get("SIFKIT_DEBUG_WITHOUT", "").split(",")
 
 
+def fuse_usable() -> bool:
+    """Whether /dev/fuse is there and open to us."""
+    return not without("fuse") and os.access("/dev/fuse", os.R_OK | os.W_OK)
+
+
 def probe(scratch: str, privileged: bool) -> Features:
     """Try each feature in ``scratch``, a directory on a tmpfs that belongs to our mount namespace."""
     for name in ("lower", "upper", "work", "merged", "links"):
@@ -44,7 +49,7 @@ def probe(scratch: str, privileged: bool) -> Features:
         why_not=why_not,
         lowerdir_append=append,
         tmpfs_xattr=_takes_xattr(scratch, "tmpfs_xattr"),
-        fuse=not without("fuse") and os.access("/dev/fuse", os.R_OK | os.W_OK),
+        fuse=fuse_usable(),
         loop=privileged and not without("loop") and os.access("/dev/loop-control", os.R_OK | os.W_OK),
     )
 

@@ -121,6 +121,14 @@ def messages(server: Server) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
+def serves(server: Server) -> bool:
+    """Whether ``server`` still answers for its mount."""
+    try:
+        return os.path.ismount(server.point) and bool(os.stat(server.point))
+    except OSError:  # ENOTCONN: the connection is there, and nobody behind it
+        return False
+
+
 def stop(server: Server, seconds: float = FLUSH_SECONDS) -> None:
     """End ``server``. One that writes is unmounted first, which makes it write out and end by itself."""
     if server.writes:

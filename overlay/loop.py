@@ -9,7 +9,7 @@ import struct
 
 from overlay.section import Section
 
-_LOOP_CTL_GET_FREE, _LOOP_SET_FD, _LOOP_CLR_FD, _LOOP_SET_STATUS64 = 0x4C82, 0x4C00, 0x4C01, 0x4C04
+_LOOP_CTL_GET_FREE, _LOOP_SET_FD, _LOOP_SET_STATUS64, _LOOP_CONFIGURE = 0x4C82, 0x4C00, 0x4C04, 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _ATTEMPTS = 64
 
@@ -25,17 +25,27 @@ def attach(section: Section, readonly: bool) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
             path, device = _free(mode)
             try:
-                fcntl.ioctl(device, _LOOP_SET_FD, backing)
+                _configure(device, backing, _info(section, readonly))
             except OSError as error:
                 os.close(device)
                 if error.errno == errno.EBUSY:  # somebody took the same free device first
                     continue
                 raise
-            fcntl.ioctl(device, _LOOP_SET_STATUS64, _status(section, readonly))
             return path, device
     finally:
         os.close(backing)
     raise OSError(errno.EBUSY, "no free loop device", "/dev/loop-control")
+
+
+def _configure(device: int, backing: int, info: bytes) -> None:
+    """Set file, place and autoclear in one call (Linux 5.8), so that a kill cannot leave half of it behind."""
+    try:
+        fcntl.ioctl(device, _LOOP_CONFIGURE, struct.pack("=II", backing, 0) + info + bytes(64))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTTY):
+            raise
+        fcntl.ioctl(device, _LOOP_SET_FD, backing)
+        fcntl.ioctl(device, _LOOP_SET_STATUS64, info)
 
 
 def _free(mode: int) -> tuple[str, int]:
@@ -51,7 +61,7 @@ def _free(mode: int) -> tuple[str, int]:
     return path, os.open(path, mode)
 
 
-def _status(section: Section, readonly: bool) -> bytes:
+def _info(section: Section, readonly: bool) -> bytes:
     """struct loop_info64 of <linux/loop.h>: 232 bytes; only offset, sizelimit, flags and name are set."""
     flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if readonly else 0)
     name = os.fsencode(section.path)[:63]

@@ -11,13 +11,15 @@ import click
 
 from overlay import tools
 from overlay.arrange import arrange
-from overlay.layer import Tmpfs
+from overlay.features import fuse_usable
+from overlay.layer import Directory, SquashImage, Tmpfs
 from sifkit.cli import config, options
 from sifkit.cli.console import CONSOLE
 from sifkit.image.resolve import resolve
 from sifkit.runtime import binds, container, environ, identity, memory, plan, userns
 
 if TYPE_CHECKING:
+    from overlay.layer import Lower
     from overlay.spec import LayerSpec
     from sifkit.image.embedded import Chosen
     from sifkit.image.resolve import Image
@@ -42,6 +44,8 @@ _OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(["--cwd", "--pwd", "cwd"], metavar="DIR", help="Start in DIR of the container."),
     click.Option(["--no-home"], is_flag=True, help="Do not show your home directory."),
     click.Option(["-c", "--contain"], is_flag=True, help="Empty /tmp, /var/tmp and home, and a minimal /dev."),
+    click.Option(["--unsquash"], is_flag=True, help="Unpack the image once into the cache and run from there; done by "
+                                                    "itself where FUSE is missing."),
     click.Option(["--wait-lock"], type=click.FloatRange(min=0), default=0, metavar="SECONDS",
                  help="Wait so long for an overlay that is in use (default: not at all)."),
     click.Option(["--wait"], is_flag=True, help="At the end wait for processes left in the background."),
@@ -139,7 +143,7 @@ def _request(
     return plan.Request(
         verb=verb,
         image=found.path,
-        base=found.layer,
+        base=_base(found, given["unsquash"]),
         args=args,
         lowers=stacked.lowers,
         upper=stacked.upper,
@@ -154,6 +158,20 @@ def _request(
         shell=given.get("shell_path") or os.environ.get("SIFKIT_SHELL", ""),
         wait=given["wait"],
     )
+
+
+def _base(found: Image, unsquash: bool) -> Lower:
+    """The root file system: as it is, or unpacked when that was asked for or nothing else can work."""
+    if isinstance(found.layer, Directory):
+        return found.layer
+    if not unsquash and (fuse_usable() or userns.privileged()):
+        return found.layer
+    if not isinstance(found.layer, SquashImage):
+        return found.layer
+    from sifkit.cli.progress import task
+    from sifkit.image.unpack import unpacked
+
+    return unpacked(found.layer, task)
 
 
 def _open_sif(spec: LayerSpec) -> Chosen:

@@ -10,7 +10,7 @@ gc.disable()
 
 import click  # noqa: E402
 
-from overlay.failure import OURS, Failure, from_oserror  # noqa: E402
+from overlay.failure import OURS, Failure, defect, from_oserror  # noqa: E402
 from sifkit import __version__  # noqa: E402
 from sifkit.cli.console import CONSOLE, DEBUG, end  # noqa: E402
 from sifkit.cli.options import verbosity  # noqa: E402
@@ -97,6 +97,5 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError):
         CONSOLE.failure(from_oserror("the operating system refused", error))
     else:
-        hint = "run it again with --debug, and report what it prints"
-        CONSOLE.failure(Failure("a defect in sifkit", f"{type(error).__name__}: {error}", hint))
+        CONSOLE.failure(defect(error))
     return OURS

@@ -58,9 +58,16 @@ def _watch(child: int, plan: Plan, notify: Notify) -> int:
                 continue
             return _init_killed(plan, status, notify) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         info = signal.sigwaitinfo(init.WAITED)
-        # Init continues us when the payload went on: that is no news to it.
-        if info.si_signo in init.FORWARDED and info.si_code != children.FROM_TERMINAL and info.si_pid != child:
+        if info.si_signo in init.FORWARDED and not _knows(child, info):
             os.kill(child, info.si_signo)
+
+
+def _knows(child: int, info: signal.struct_siginfo) -> bool:
+    """Whether the payload has the signal by itself: from the terminal, or for init, ``child``, sent it."""
+    if info.si_code != children.FROM_TERMINAL:
+        return info.si_pid == child
+    # A terminal that is hung up tells the leader of its session and nobody else: us, below ssh or xterm.
+    return info.si_signo != signal.SIGHUP or os.getsid(0) != os.getpid()
 
 
 def _init_killed(plan: Plan, status: int, notify: Notify) -> int:

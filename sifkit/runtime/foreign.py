@@ -5,23 +5,36 @@ from __future__ import annotations
 import os
 
 
-def owner(path: str, uid: int) -> str:
-    """Who owns what user ``uid`` could not change in the tree ``path`` through kernel overlayfs; "" if nobody.
+def owner(path: str, uid: int, gid: int) -> str:
+    """Who owns what user ``uid`` of group ``gid`` could not change in the tree ``path``; "" if nobody.
 
-    The top directory and its entries are looked at: below them owners rarely differ, and a look at
-    everything would cost more than the run.
+    Through kernel overlayfs, that is: only these two are mapped in the namespace, and a copy of a file of another
+    user, or of the user's own with another group, is EACCES or EOVERFLOW. The top directory and its entries are
+    looked at: below them owners rarely differ, and a look at everything would cost more than the run.
     """
-    owners = {os.stat(path).st_uid}
+    found = [os.stat(path)]
     with os.scandir(path) as entries:
-        owners |= {entry.stat(follow_symlinks=False).st_uid for entry in entries if not entry.is_symlink()}
-    others = sorted(owners - {uid})
-    return _name(others[0]) if others else ""
+        found += [entry.stat(follow_symlinks=False) for entry in entries if not entry.is_symlink()]
+    users = sorted({entry.st_uid for entry in found} - {uid})
+    groups = sorted({entry.st_gid for entry in found} - {gid})
+    if users:
+        return _user(users[0])
+    return f"group {_group(groups[0])}" if groups else ""
 
 
-def _name(uid: int) -> str:
+def _user(uid: int) -> str:
     import pwd
 
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def _group(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

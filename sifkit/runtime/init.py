@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, defect, from_oserror
 from sifkit.runtime import assemble, children, linux, payload
 from sifkit.runtime.plan import Plan
 
@@ -51,6 +51,9 @@ def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
     except OSError as error:
         notify.failure(from_oserror("cannot build the container", error))
         os._exit(255)
+    except Exception as error:
+        notify.failure(defect(error))
+        os._exit(255)
     finally:
         os._exit(255)
 
@@ -73,24 +76,26 @@ def _run(plan: Plan, notify: Notify, monitor: int) -> int:
     try:
         return _watch(child, monitor, serving, plan.wait, notify)
     finally:
-        _take_down(assembled, serving)
+        _take_down(assembled, serving, notify)
 
 
 def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int:
     """Forward signals and reap until the payload has ended and nothing that it started is left."""
     status: int | None = None
+    stopped = False
     while True:
         for pid, state in children.reap():
             if os.WIFSTOPPED(state) or os.WIFCONTINUED(state):
                 if pid == child:
-                    _show_state(monitor, os.WIFSTOPPED(state))
+                    stopped = os.WIFSTOPPED(state)
+                    _show_state(monitor, stopped)
             elif pid in serving:
                 _server_ended(serving.pop(pid), notify)
             elif pid == child:
                 status = children.exit_code(state)
         if status is not None and not (wait and children.others(serving)):
             break
-        number = _one_signal(child if status is None else 0)
+        number = _one_signal(child if status is None else 0, stopped)
         if number == ORPHANED:
             children.kill_all(serving)
             return 128 + signal.SIGKILL  # nobody asks any more
@@ -108,11 +113,13 @@ def _show_state(monitor: int, stopped: bool) -> None:
         os.kill(monitor, signal.SIGSTOP if stopped else signal.SIGCONT)
 
 
-def _one_signal(child: int) -> int:
+def _one_signal(child: int, stopped: bool) -> int:
     """Wait for a signal, pass it on to ``child`` (0: there is none any more), and return its number."""
     info = signal.sigwaitinfo(WAITED)
-    # What the terminal sends reaches the payload by itself: it is in the same process group.
-    if child and info.si_signo in FORWARDED and info.si_code != children.FROM_TERMINAL:
+    # What the terminal sends reaches the payload by itself: it is in the same process group. So, mostly, does
+    # the shell's SIGCONT; one more behind it could undo the next Ctrl-Z.
+    known = info.si_code == children.FROM_TERMINAL or (info.si_signo == signal.SIGCONT and not stopped)
+    if child and info.si_signo in FORWARDED and not known:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, info.si_signo)
     return info.si_signo
@@ -151,12 +158,14 @@ def _all_gone(serving: dict[int, Server], seconds: float) -> bool:
     return True
 
 
-def _take_down(assembled: assemble.Assembled, serving: dict[int, Server]) -> None:
+def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify: Notify) -> None:
     """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
     if serving:
         from overlay import fuse
 
         for server in reversed(serving.values()):
+            if not fuse.serves(server):  # it is on its way out, and the payload has ended of that before it
+                _server_ended(server, notify)
             fuse.stop(server)
     if assembled.disk_session:
         import shutil

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, defect, from_oserror
 from sifkit.runtime import environ, linux
 from sifkit.runtime.assemble import Assembled
 from sifkit.runtime.plan import Plan
@@ -36,6 +36,9 @@ def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
         os._exit(failure.exit_code)
     except OSError as error:
         notify.failure(from_oserror("cannot start the container", error))
+        os._exit(255)
+    except Exception as error:
+        notify.failure(defect(error))
         os._exit(255)
 
 

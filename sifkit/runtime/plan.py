@@ -77,7 +77,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         steps=steps,
         who=who,
         privileged=privileged,
-        foreign_base="" if privileged or not base else foreign.owner(base, who.uid),
+        foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
         commands=commands(request),
         environment=environ.build(host, request.image, request.verb, home, request.clean_env, request.env),
         cwds=_cwds(request, home, cwd),

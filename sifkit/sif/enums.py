@@ -111,30 +111,37 @@ _SBOM = {f.value: f.name.lower().replace("_", "-") for f in SbomFormat}
 
 
 def data_type_text(number: int) -> str:
+    """siftool's text for an object's type; "Unknown" for a number it does not know."""
     return _DATA.get(number, "Unknown")  # type: ignore[call-overload, no-any-return]
 
 
 def fs_text(number: int) -> str:
+    """siftool's text for a file system; "Unknown" for a number it does not know."""
     return _FS.get(number, "Unknown")
 
 
 def part_text(number: int) -> str:
+    """siftool's text for a partition type; "Unknown" for a number it does not know."""
     return _PART.get(number, "Unknown")
 
 
 def hash_text(number: int) -> str:
+    """siftool's text for a hash type; "Unknown" for a number it does not know."""
     return _HASH.get(number, "Unknown")
 
 
 def format_text(number: int) -> str:
+    """siftool's text for a crypto format; "Unknown" for a number it does not know."""
     return _FORMAT.get(number, "Unknown")
 
 
 def message_text(number: int) -> str:
+    """siftool's text for a crypto message; "Unknown" for a number it does not know."""
     return _MESSAGE.get(number, "Unknown")
 
 
 def sbom_text(number: int) -> str:
+    """siftool's text for an SBOM format; "unknown" for a number it does not know."""
     return _SBOM.get(number, "unknown")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_foreign_base_can_be_changed(sifkit: Program, cvmfs_host: CvmfsHosts, 
     assert done.stdout == CHECKED, done.stderr
     done = host.run(sifkit.path, "exec", "--writable-tmpfs", host.mountpoint, "sh", "-c", f"{CHANGES}\n{CHECK}")
     assert done.stdout == CHECKED, done.stderr
+
+
+@only_user
+@needs("fuse-overlayfs")
+def test_a_base_of_another_group_can_be_changed(sifkit: Program, rootfs: Path, overlay: str, tmp_path: Path) -> None:
+    """Project directories on clusters: one's own files, a group that a user namespace cannot map."""
+    others = [gid for gid in os.getgroups() if gid != os.getgid()]
+    if not others:
+        pytest.skip("this user is in one group only")
+    base = tmp_path / "base"
+    shutil.copytree(rootfs, base, symlinks=True)
+    for directory, names, files in os.walk(base):
+        for name in (".", *names, *files):
+            os.chown(f"{directory}/{name}", -1, others[0], follow_symlinks=False)
+    sifkit.ok("exec", "--overlay", overlay, str(base), "sh", "-c", CHANGES)
+    assert sifkit.ok("exec", "--overlay", overlay, str(base), "sh", "-c", CHECK) == CHECKED
 
 
 @only_user

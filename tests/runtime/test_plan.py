@@ -79,8 +79,9 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, given: dict[str, obj
 def test_a_base_of_somebody_else_is_seen(tmp_path: Path) -> None:
     assert build(tmp_path).foreign_base != ""
     request = plan.Request("exec", "/x", Directory(str(tmp_path)), ("cmd",))
-    own = ME._replace(uid=tmp_path.stat().st_uid)
+    own = ME._replace(uid=tmp_path.stat().st_uid, gid=tmp_path.stat().st_gid)
     assert plan.build(request, own, {}, privileged=False).foreign_base == ""
+    assert plan.build(request, own._replace(gid=54321), {}, privileged=False).foreign_base.startswith("group ")
     assert plan.build(request, ME, {}, privileged=True).foreign_base == ""
 
 
