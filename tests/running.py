@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -162,3 +165,61 @@ def options_of(mountinfo: str, fstypes: Iterable[str]) -> list[tuple[str, set[st
         if right.split(" ")[0] in fstypes:
             found.append((left.split(" ")[4], set(left.split(" ")[5].split(","))))
     return found
+
+
+class Terminal:
+    """``argv`` as the leader of a session with a terminal of its own: `type` on it, `expect` what it shows."""
+
+    def __init__(self, *argv: str, env: dict[str, str], rows: int = 24, columns: int = 80) -> None:
+        self._master, slave = os.openpty()
+        self.resize(rows, columns)
+        settings = {"stdin": slave, "stdout": slave, "stderr": slave}
+        control = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # noqa: E731
+        self.running = Running(*argv, env=env, preexec_fn=control, **settings)
+        os.close(slave)
+        self.shown = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of the window, which its foreground processes are told of."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        """What a person would type; ``\\x03`` is Ctrl-C, ``\\x1a`` Ctrl-Z."""
+        os.write(self._master, text.encode())
+
+    def expect(self, text: str) -> str:
+        """Wait until ``text`` is shown; all that was shown until then, and is now forgotten."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.shown:
+            ready = select.select([self._master], [], [], max(deadline - time.monotonic(), 0))[0]
+            assert ready, f"never showed {text!r}, but {self.shown!r}; {self.running.processes()}"
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:  # EIO: nobody has the other end open any more
+                data = b""
+            assert data, f"ended without showing {text!r}, but {self.shown!r}"
+            self.shown += data.decode(errors="replace")
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def end(self) -> int:
+        """Wait for the end of the session's leader; its status as a shell tells it."""
+        deadline = time.monotonic() + PATIENCE
+        while self.running.process.poll() is None:  # a full terminal would keep it from ending
+            assert time.monotonic() < deadline, f"did not end: {self.shown!r}; {self.running.processes()}"
+            if select.select([self._master], [], [], 0.01)[0]:
+                with contextlib.suppress(OSError):
+                    self.shown += os.read(self._master, 65536).decode(errors="replace")
+        status = self.running.process.wait()
+        return int(128 - status if status < 0 else status)
+
+    def hang_up(self) -> None:
+        """Close the terminal, as when its window or connection goes away."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+    def close(self) -> None:
+        """End everything on it."""
+        self.hang_up()
+        self.running.close()

@@ -61,6 +61,7 @@ def group_members(objects: Iterable[Descriptor], group: int) -> list[tuple[int, 
 
 
 def is_signature(descriptor: Descriptor) -> bool:
+    """Whether the object is a signature."""
     return descriptor.data_type == DataType.SIGNATURE
 
 

@@ -19,6 +19,7 @@ Selector = Callable[[Descriptor], bool]
 
 
 def by_id(number: int) -> Selector:
+    """The object with this ID."""
     return lambda d: d.id == number
 
 
@@ -58,14 +59,17 @@ def with_digest(digest: str) -> Selector:
 
 
 def all_of(*selectors: Selector) -> Selector:
+    """Objects that pass every one of ``selectors``."""
     return lambda d: all(test(d) for test in selectors)
 
 
 def any_of(*selectors: Selector) -> Selector:
+    """Objects that pass at least one of ``selectors``."""
     return lambda d: any(test(d) for test in selectors)
 
 
 def negate(selector: Selector) -> Selector:
+    """Objects that do not pass ``selector``."""
     return lambda d: not selector(d)
 
 

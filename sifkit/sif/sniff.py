@@ -45,6 +45,7 @@ def is_sif(path: str | os.PathLike[str]) -> bool:
 
 
 def has_sif_magic(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` (at least 42 bytes) is a SIF image."""
     return head[32:42] == b"SIF_MAGIC\0"
 
 
