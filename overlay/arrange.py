@@ -1,7 +1,6 @@
 """From what the user asked for to layers in order: which are read-only, which one is writable, and why.
 
-Nothing is changed here but for one thing: a writable directory overlay gets its ``upper/`` and ``work/``
-from `prepare`, which the caller runs when it is not a dry run.
+Nothing is changed here; `overlay.upper.prepare` makes what a writable directory overlay lacks.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import USAGE, Failure, from_oserror
-from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
+from overlay.layer import Arranged, Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 
 # What may lie in a directory overlay beside upper/ and work/ without being content.
 OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})
-
-
-class Arranged(NamedTuple):
-    """``lowers``: read-only, topmost first. ``upper``: the writable one. ``warnings``: one line each."""
-
-    lowers: tuple[Lower, ...]
-    upper: Writable | None
-    warnings: tuple[str, ...]
 
 
 class _Taken(NamedTuple):
@@ -166,14 +157,3 @@ def _remedy(names: set[str]) -> str:
     if "upper" not in names and names - OURS:
         return "use :ro, or a new directory (sifkit overlay create NEW/)"
     return "use :ro, or a directory of your own"
-
-
-def prepare(overlay: Overlay) -> None:
-    """Make what is missing of ``upper/`` and ``work/`` (0755)."""
-    for part in (overlay.upper, overlay.work):
-        try:
-            os.mkdir(part, 0o755)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise from_oserror(f"cannot prepare the overlay {overlay.path}", error) from None

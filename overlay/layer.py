@@ -101,3 +101,11 @@ class Stack(NamedTuple):
         lines = [f"writable   {self.upper.describe()}"] if self.upper else []
         lines += [f"read-only  {layer.describe()}" for layer in self.lowers]
         return [*lines, f"{'writable ' if self.in_place else 'read-only'}  {self.base.describe()} (root)"]
+
+
+class Arranged(NamedTuple):
+    """``lowers``: read-only, topmost first. ``upper``: the writable one. ``warnings``: one line each."""
+
+    lowers: tuple[Lower, ...]
+    upper: Writable | None
+    warnings: tuple[str, ...]

@@ -9,9 +9,21 @@ from __future__ import annotations
 
 import os
 
+from overlay.failure import from_oserror
 from overlay.layer import Overlay
 
 RECORD = ".sifkit.driver"
+
+
+def prepare(overlay: Overlay) -> None:
+    """Make what is missing of ``upper/`` and ``work/`` (0755)."""
+    for part in (overlay.upper, overlay.work):
+        try:
+            os.mkdir(part, 0o755)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise from_oserror(f"cannot prepare the overlay {overlay.path}", error) from None
 
 
 def make_ready(overlay: Overlay, driver: str) -> int:

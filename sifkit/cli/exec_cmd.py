@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from inspect import cleandoc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from overlay import tools
-from overlay.arrange import arrange
-from overlay.features import fuse_usable
-from overlay.layer import Directory, SquashImage, Tmpfs
-from sifkit.cli import config, options
+from sifkit.cli import config, options, request
 from sifkit.cli.console import CONSOLE
-from sifkit.image.resolve import resolve
-from sifkit.runtime import binds, container, environ, identity, memory, plan, userns
-
-if TYPE_CHECKING:
-    from overlay.layer import Lower
-    from overlay.spec import LayerSpec
-    from sifkit.image.embedded import Chosen
-    from sifkit.image.resolve import Image
+from sifkit.runtime import container, identity, plan, userns
 
 _OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(["-o", "--overlay"], multiple=True, metavar="SRC[:ro|:rw]",
@@ -112,8 +102,8 @@ def _carry_out(verb: str, image: str, args: tuple[str, ...], given: dict[str, An
         raise click.UsageError("--json goes with --dry-run")
     settings = config.load()
     _apply(settings)
-    request = _request(verb, image, args, given, settings)
-    made = plan.build(request, identity.caller(), dict(os.environ), userns.privileged())
+    asked = request.build(verb, image, args, given, settings)
+    made = plan.build(asked, identity.caller(), dict(os.environ), userns.privileged())
     if given["dry_run"]:
         from sifkit.cli import show_plan
 
@@ -125,93 +115,3 @@ def _apply(settings: config.Config) -> None:
     tools.configure(dict(settings.helpers))
     if settings.session_dir:
         os.environ.setdefault("SIFKIT_SESSION_DIR", settings.session_dir)
-
-
-def _request(
-    verb: str, image: str, args: tuple[str, ...], given: dict[str, Any], settings: config.Config
-) -> plan.Request:
-    tmpfs = _tmpfs(given, settings)
-    if given["writable"] and given["read_only"]:
-        raise click.UsageError("--writable and --read-only exclude each other")
-    found = resolve(image)
-    stacked = arrange(_specs(given["overlay"]), tmpfs, _open_sif)
-    inside = _embedded(found, given, may_write=stacked.upper is None)
-    for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
-        CONSOLE.warning(warning)
-    if inside:
-        stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
-    return plan.Request(
-        verb=verb,
-        image=found.path,
-        base=_base(found, given["unsquash"]),
-        args=args,
-        lowers=stacked.lowers,
-        upper=stacked.upper,
-        in_place=given["writable"] and not (inside and inside.upper),
-        create_dirs=given["create_dir"],
-        binds=tuple(bind for text in (*settings.bind, *given["bind"]) for bind in binds.parse(text)),
-        env=_assignments(given["env"]),
-        clean_env=given["cleanenv"],
-        contain=given["contain"],
-        home=not given["no_home"],
-        cwd=given["cwd"] or "",
-        shell=given.get("shell_path") or os.environ.get("SIFKIT_SHELL", ""),
-        wait=given["wait"],
-    )
-
-
-def _base(found: Image, unsquash: bool) -> Lower:
-    """The root file system: as it is, or unpacked when that was asked for or nothing else can work."""
-    if isinstance(found.layer, Directory):
-        return found.layer
-    if not unsquash and (fuse_usable() or userns.privileged()):
-        return found.layer
-    if not isinstance(found.layer, SquashImage):
-        return found.layer
-    from sifkit.cli.progress import task
-    from sifkit.image.unpack import unpacked
-
-    return unpacked(found.layer, task)
-
-
-def _open_sif(spec: LayerSpec) -> Chosen:
-    from sifkit.image import embedded
-
-    return embedded.of_spec(spec)
-
-
-def _embedded(found: Image, given: dict[str, Any], may_write: bool) -> Chosen | None:
-    """The overlays inside a SIF image; None for images that cannot hold any."""
-    if not found.is_sif or not (found.embedded or found.strays or given["writable"]):
-        return None
-    if given["writable"] and not may_write:
-        raise click.UsageError("--writable excludes other overlays that take the writes: leave it out, or use :ro")
-    from sifkit.image import embedded
-
-    return embedded.of_image(found, given["writable"], may_write and not given["read_only"])
-
-
-def _specs(texts: tuple[str, ...]) -> tuple[LayerSpec, ...]:
-    if not texts:
-        return ()
-    from overlay.spec import parse
-
-    return tuple(spec for text in texts for spec in parse(text))
-
-
-def _tmpfs(given: dict[str, Any], settings: config.Config) -> Tmpfs | None:
-    if not given["writable_tmpfs"]:
-        if given["tmpfs_size"]:
-            raise click.UsageError("--tmpfs-size goes with --writable-tmpfs")
-        return None
-    if given["writable"]:
-        raise click.UsageError("--writable and --writable-tmpfs exclude each other")
-    text = given["tmpfs_size"] or settings.tmpfs_size
-    return Tmpfs(options.size(text, "--tmpfs-size") if text else memory.tmpfs_default())
-
-
-def _assignments(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    try:
-        return tuple(environ.parse_assignment(text) for text in texts)
-    except ValueError as error:
-        raise click.UsageError(f"--env: {error}") from None

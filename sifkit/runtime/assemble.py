@@ -13,11 +13,10 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from overlay import driver, features, linux, mount, mountinfo, tools
+from overlay import driver, features, linux, mount, tools
 from overlay.attached import Attached, Owner
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Tmpfs
-from overlay.upper import make_ready
 from sifkit.runtime import bindmount, inroot, userns
 from sifkit.runtime.plan import Plan
 
@@ -64,6 +63,8 @@ def survey(plan: Plan, extra_points: bool) -> Survey:
     fstype, xattr = "", True
     if isinstance(upper, Overlay):
         place = upper.upper if os.path.isdir(upper.upper) else upper.path
+        from overlay import mountinfo
+
         fstype = mountinfo.fstype(place)
         xattr = not os.access(place, os.W_OK) or features.takes_xattr(place)
     situation = driver.Situation(
@@ -186,6 +187,8 @@ def _upper(
         place, server = _writable_image(upper, decision.driver == "kernel")
         return f"{place}/upper", f"{place}/work", "", server
     if isinstance(upper, Overlay):
+        from overlay.upper import make_ready
+
         _attempt(f"prepare {upper.path}", make_ready, upper, decision.driver)
         return upper.upper, upper.work, "", None
     if not isinstance(upper, Tmpfs):

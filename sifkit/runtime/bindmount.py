@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlay import linux, mountinfo
+from overlay import linux
 from overlay.features import without
 
 _FLAGS = (
@@ -48,6 +48,8 @@ def _new(source: str, target: str, attributes: int, recursive: bool) -> None:
 
 
 def _old(source: str, target: str, attributes: int, recursive: bool) -> None:
+    from overlay import mountinfo  # not where the new calls are
+
     point = os.path.realpath(target)
     linux.mount(source, target, None, linux.MS_BIND | (linux.MS_REC if recursive else 0))
     wanted = sum(flag for attribute, flag in _FLAGS if attributes & attribute)

@@ -10,7 +10,6 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from overlay import arrange
 from overlay.failure import Failure, from_oserror
 from overlay.layer import ExtImage, ExtOverlay, Overlay, SquashImage
 from overlay.section import Section
@@ -35,8 +34,10 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
         elif isinstance(layer, SquashImage) and layer.section.offset:
             _hold_partition(layer.section, wait, held)
     if isinstance(plan.stack.upper, Overlay):
+        from overlay.upper import prepare
+
         _lock(plan.stack.upper.path, True, wait, held, notify)
-        arrange.prepare(plan.stack.upper)
+        prepare(plan.stack.upper)
     elif isinstance(plan.stack.upper, ExtOverlay):
         _lock(plan.stack.upper.section, True, wait, held, notify)
         _prepare_image(plan, plan.stack.upper.section, notify)
