@@ -225,3 +225,58 @@ def test_images_of_the_real_tools_run(sifkit: Program, tmp_path: Path, name: str
 def test_the_owner_of_everything_is_the_caller(sifkit: Program, image: str) -> None:
     expected = "0" if IS_ROOT else str(os.getuid())
     assert sifkit.ok("exec", image, "stat", "-c", "%u", "/bin/busybox").strip() == expected
+
+
+class TestUnpacked:
+    """--unsquash, and hosts without FUSE: unpacked once into the cache."""
+
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> dict[str, str]:
+        """An environment with a cache of its own."""
+        return {**os.environ, "XDG_CACHE_HOME": f"{tmp_path}/cache"}
+
+    def trees(self, cache: dict[str, str]) -> list[Path]:
+        return list(Path(cache["XDG_CACHE_HOME"], "sifkit/unpacked").glob("*/root"))
+
+    def test_it_is_unpacked_once_and_runs(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
+        for _ in range(2):
+            done = sifkit("-v", "exec", "--unsquash", image, "sh", "-c", "touch /x 2>/dev/null || echo ro", env=cache)
+            assert (done.returncode, done.stdout) == (0, "ro\n"), done.stderr
+        assert "Unpacking" not in done.stderr
+        assert len(self.trees(cache)) == 1
+        sifkit.ok("exec", "--unsquash", "--writable-tmpfs", image, "rm", "-r", "/usr", env=cache)
+        assert (self.trees(cache)[0] / "usr").is_dir()
+
+    def test_a_changed_image_is_unpacked_anew(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
+        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
+        os.utime(image, (1, 1))
+        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
+        assert len(self.trees(cache)) == 2
+
+    @pytest.mark.skipif(IS_ROOT, reason="root's kernel reads squashfs without FUSE")
+    def test_a_host_without_fuse_does_it_by_itself(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
+        env = {**cache, "SIFKIT_DEBUG_WITHOUT": "fuse"}
+        assert sifkit.ok("exec", image, "echo", "runs", env=env) == "runs\n"
+        assert len(self.trees(cache)) == 1
+
+    def test_two_at_once_share_the_work(self, start: Start, image: str, cache: dict[str, str]) -> None:
+        both = [start("exec", "--unsquash", image, "true", env=cache) for _ in range(2)]
+        assert [running.end() for running in both] == [0, 0]
+        assert len(self.trees(cache)) == 1
+
+    def test_what_a_killed_one_left_is_removed(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
+        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
+        place = self.trees(cache)[0].parent
+        os.rename(place / "root", place / "new-abandoned")
+        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
+        assert sorted(os.listdir(place)) == ["lock", "root"]
+
+    def test_a_damaged_image_is_a_sentence(
+        self, sifkit: Program, rootfs_squash: Path, tmp_path: Path, cache: dict[str, str]
+    ) -> None:
+        data = bytearray(rootfs_squash.read_bytes())
+        data[200:-4000] = os.urandom(len(data) - 4200)
+        (tmp_path / "bad.sqfs").write_bytes(data)
+        done = sifkit("exec", "--unsquash", f"{tmp_path}/bad.sqfs", "true", env=cache)
+        assert (done.returncode, "Traceback" in done.stderr, "cannot unpack" in done.stderr) == (255, False, True)
+        assert self.trees(cache) == []
