@@ -19,9 +19,9 @@ def ensure() -> pwd.struct_passwd:
     except KeyError:
         print(f"set-up: making the user {NAME}")
         subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", NAME], check=True)
+        user = pwd.getpwnam(NAME)
     # A second group, as people on clusters have: its files cannot be mapped in their user namespaces.
     subprocess.run(["usermod", "--append", "--groups", "users", NAME], check=True)
-        user = pwd.getpwnam(NAME)
     for table, option in (("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")):
         ensure_range(Path(table), option)
     if not Path(user.pw_dir).is_dir():
