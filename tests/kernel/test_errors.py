@@ -80,8 +80,8 @@ def test_binds_that_cannot_be_made(sifkit: Program, rootfs: Path, tmp_path: Path
 
 
 @needs("squashfuse")
-def test_a_host_without_fuse(sifkit: Program, rootfs_squash: Path) -> None:
-    done = sifkit("exec", str(rootfs_squash), "true", env=without("fuse,loop"))
+def test_a_host_without_fuse(sifkit: Program, rootfs: Path, rootfs_squash: Path) -> None:
+    done = sifkit("exec", "--overlay", str(rootfs_squash), str(rootfs), "true", env=without("fuse,loop"))
     refused(done, "/dev/fuse", "unpacked directory")
 
 
