@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection
 
 from overlay import linux
 from overlay.features import without
@@ -41,13 +42,13 @@ def locate(root: int, path: str) -> int:
     return descriptor
 
 
-def create(root: int, path: str, directory: bool, untouched: int | None = None) -> int:
+def create(root: int, path: str, directory: bool, only_on: Collection[int] | None = None) -> int:
     """`locate`, after making what is missing: directories, and a file at the end unless ``directory``.
 
-    FileNotFoundError instead, where it would be made on the device ``untouched``.
+    FileNotFoundError instead, where it would be made on a device that is not in ``only_on``.
     """
     descriptor, missing = _walk(root, path)
-    if missing and os.fstat(descriptor).st_dev == untouched:
+    if missing and only_on is not None and os.fstat(descriptor).st_dev not in only_on:
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     for number, name in enumerate(missing):

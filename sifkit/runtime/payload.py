@@ -45,8 +45,9 @@ def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
 def _prepare(plan: Plan, assembled: Assembled, notify: Notify) -> None:
     linux.unshare(linux.CLONE_NEWNS)
     top = os.open(assembled.root, os.O_PATH | os.O_CLOEXEC)
-    untouched = os.fstat(top).st_dev if plan.stack.in_place else None
-    root = Root(assembled.root, top, assembled.files, untouched, [])
+    # A root that is bound has the image's device, which may be that of host directories, too.
+    own = set() if assembled.decision.driver == "bind" else {os.fstat(top).st_dev}
+    root = Root(assembled.root, top, assembled.files, own, [])
     for step in plan.steps:
         notify.debug(f"step: {step.describe()}")
     apply_all(plan.steps, root)

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class Root(NamedTuple):
     """The new root: ``top``, its host path, open at ``fd``. ``files``: host directory for generated files.
 
-    ``untouched``: device on which no mount point may be made (an image that is its own root), or None.
+    ``own``: devices on which mount points may be made; never in directories of the host, nor in an image that
+    is its own root.
     ``skipped``: notes about optional steps left out.
     """
 
     top: str
     fd: int
     files: str
-    untouched: int | None
+    own: set[int]
     skipped: list[str]
 
 
@@ -84,6 +85,9 @@ class Memory(NamedTuple):
         options = f"mode={self.mode:o}" + (f",size={self.size}" if self.size else "")
         with Target(root, self.destination, True) as target:
             linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+        mounted = inroot.locate(root.fd, self.destination)
+        root.own.add(os.fstat(mounted).st_dev)
+        os.close(mounted)
 
 
 class File(NamedTuple):
@@ -168,7 +172,7 @@ class Target:
 
     def _create(self) -> int:
         try:
-            return inroot.create(self._root.fd, self._destination, self._directory, self._root.untouched)
+            return inroot.create(self._root.fd, self._destination, self._directory, self._root.own)
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
                 message = "this mount point does not exist in the container and cannot be made"
@@ -199,5 +203,5 @@ def explain(step: Step, error: OSError) -> Failure:
     failure = from_oserror(f"cannot set up {step.describe()}", error)
     failure.cause = error.strerror or failure.cause
     if error.errno == errno.ENOENT:
-        failure.hint = "make the mount point in the image first; with an overlay it is made by itself"
+        failure.hint = "make the mount point first, in the image or in the directory of the host that is shown there"
     return failure

@@ -64,10 +64,10 @@ def test_what_is_made_is_made_inside(root: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "etc") == ["file"]
 
 
-def test_nothing_is_made_on_an_untouched_device(root: int, tmp_path: Path) -> None:
+def test_nothing_is_made_on_other_devices(root: int, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        inroot.create(root, "/new", directory=True, untouched=os.stat(tmp_path).st_dev)
-    os.close(inroot.create(root, "/etc/file", directory=False, untouched=os.stat(tmp_path).st_dev))
+        inroot.create(root, "/new", directory=True, only_on=[])
+    os.close(inroot.create(root, "/etc/file", directory=False, only_on=[]))
 
 
 def test_missing_says_what_exists_and_what_does_not(root: int) -> None:
