@@ -252,12 +252,18 @@ def _make_points(plan: Plan, base: str) -> bool:
     """Make in points/ every mount point that ``base`` lacks; whether there was any.
 
     Being the lowest layer it adds names and changes nothing: directories of the base keep their attributes.
+    What lies inside something that an earlier step mounts is made there, when it is.
     """
     top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     points = os.open(f"{SESSION}/points", os.O_PATH | os.O_CLOEXEC)
     made = False
+    mounted: list[str] = []
     try:
         for step in plan.steps:
+            inside = any(step.destination.startswith(place) for place in mounted)
+            mounted.append(step.destination.rstrip("/") + "/")
+            if inside:
+                continue
             try:
                 found, names = inroot.missing(top, step.destination)
             except OSError:  # unreadable or a loop of links: applying the step says so

@@ -50,7 +50,7 @@ def _contained_dev() -> list[Step]:
     done: list[Step] = [Memory("/dev", 0o755)]
     done += [Bind(f"/dev/{name}", f"/dev/{name}", devices=True, optional=True) for name in _DEVICES]
     done += [Pseudo("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620", optional=True)]
-    done += [Memory("/dev/shm", 0o1777), Pseudo("mqueue", "/dev/mqueue", optional=True)]
+    done += [Memory("/dev/shm", 0o1777), Bind("/dev/mqueue", "/dev/mqueue", devices=True, optional=True)]
     return [*done, *(Link(name, to) for name, to in _DEVICE_LINKS)]
 
 

@@ -34,7 +34,9 @@ def build(
     name = image.rstrip("/").rsplit("/", 1)[-1]
     for prefix in _OURS:
         start |= {f"{prefix}_CONTAINER": image, f"{prefix}_NAME": name, f"{prefix}_COMMAND": verb}
-    start |= {"PATH": DEFAULT_PATH, "HOME": home, "USER_PATH": host.get("PATH", "")}
+    start |= {"PATH": DEFAULT_PATH, "HOME": home}
+    if not clean:
+        start["USER_PATH"] = host.get("PATH", "")
     if verb == "shell":
         start["PS1"] = "sifkit> "
     return Environment({**start, **dict(extra)}, dict(extra))

@@ -247,3 +247,15 @@ def test_more_layers_than_the_kernel_takes_is_a_sentence(sifkit: Program, rootfs
     options = ["--overlay", ",".join([f"{tmp_path}/layer:ro"] * 501)]
     done = sifkit("exec", *options, str(rootfs), "true")
     assert (done.returncode, "500" in done.stderr) == (255, True)
+
+
+def test_contain_works_over_an_image_with_a_dev_of_its_own(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """As debootstrap makes it: links in /dev, whose targets are in an empty /proc."""
+    base = tmp_path / "base"
+    shutil.copytree(rootfs, base, symlinks=True)
+    for name, target in {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "ptmx": "pts/ptmx"}.items():
+        (base / "dev").mkdir(exist_ok=True)
+        (base / "dev" / name).symlink_to(target)
+    script = "echo x > /dev/null; ls /dev/pts/ptmx /dev/fd/0; echo x > ~/file; echo x > /tmp/file; pwd"
+    done = sifkit("exec", "--contain", str(base), "sh", "-c", script)
+    assert (done.returncode, done.stdout.splitlines()[:2]) == (0, ["/dev/fd/0", "/dev/pts/ptmx"]), done.stderr

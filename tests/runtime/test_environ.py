@@ -31,6 +31,7 @@ def test_a_clean_environment_keeps_the_terminal_and_the_proxies() -> None:
     made = build(clean=True)
     assert (made["TERM"], made["HTTP_PROXY"], made["no_proxy"], made["LANG"]) == ("xterm", "p", "q", "C")
     assert "EDITOR" not in made
+    assert "USER_PATH" not in made
 
 
 def test_what_the_runtime_sets() -> None:
