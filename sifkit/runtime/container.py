@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from overlay import driver
 from overlay.failure import Failure
 from overlay.layer import Tmpfs
-from sifkit.runtime import assemble, children, claim, init, linux
+from sifkit.runtime import assemble, children, claim, init, linux, points, session
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _init_killed(plan: Plan, status: int, notify: Notify) -> int:
 def _remove_disk_session() -> None:
     import shutil
 
-    directory, prefix = assemble.disk_session(os.getpid())
+    directory, prefix = session.on_disk(os.getpid())
     for name in os.listdir(directory):
         if name.startswith(prefix):
             shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
@@ -96,8 +96,8 @@ def dry_run(plan: Plan, show: Callable[[driver.Decision], None]) -> int:
     if child:
         return children.exit_code(os.waitpid(child, 0)[1])
     try:
-        assemble.enter(plan)
-        seen = assemble.survey(plan, assemble.lacks_points(plan))
+        session.enter(plan)
+        seen = assemble.survey(plan, points.lacking(plan))
         show(driver.choose(plan.stack, seen.features, seen.situation))
         os._exit(0)
     except Failure as failure:

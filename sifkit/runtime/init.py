@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
-from sifkit.runtime import assemble, children, linux, payload
+from sifkit.runtime import assemble, children, linux, payload, session
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
 
 
 def _run(plan: Plan, notify: Notify, monitor: int) -> int:
-    assemble.enter(plan)
+    session.enter(plan)
     assembled = assemble.assemble(plan, notify)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     me = os.getpid()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from overlay import features, linux
 from overlay.failure import Failure
 from overlay.features import Features
-from sifkit.runtime import assemble, children, userns
+from sifkit.runtime import children, session, userns
 
 SWITCHES = {
     "user.max_user_namespaces": "/proc/sys/user/max_user_namespaces",
@@ -76,14 +76,14 @@ def _try(uid: int, gid: int, privileged: bool) -> dict[str, object]:
         userns.enter(uid, gid, privileged)
     except Failure as failure:
         return {"namespaces": failure.cause}
-    scratch = f"{assemble.SESSION}/probe"
+    scratch = f"{session.SESSION}/probe"
     try:
-        linux.mount("sifkit", assemble.SESSION, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1048576")
+        linux.mount("sifkit", session.SESSION, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1048576")
         os.mkdir(scratch, 0o755)
         found = features.probe(scratch, privileged)
     except OSError as error:
         return {"session": error.strerror or str(error)}
-    return {"features": found._asdict(), "fuse_mount": _try_fuse(f"{assemble.SESSION}/fuse") if found.fuse else ""}
+    return {"features": found._asdict(), "fuse_mount": _try_fuse(f"{session.SESSION}/fuse") if found.fuse else ""}
 
 
 def _try_fuse(point: str) -> str:
