@@ -36,6 +36,7 @@ class _Taken(NamedTuple):
     lowers: tuple[Lower, ...] = ()
     upper: Overlay | ExtOverlay | None = None
     warnings: tuple[str, ...] = ()
+    demoted: bool = False
 
 
 def arrange(
@@ -48,16 +49,18 @@ def arrange(
     lowers: list[Lower] = []
     upper: Writable | None = tmpfs
     warnings: list[str] = []
+    demoted = False
     for spec in specs:
         taken = _take(spec, open_sif)
         warnings += [warning for warning in taken.warnings if warning]
         lowers[:0] = taken.lowers
+        demoted = demoted or taken.demoted
         if taken.upper is None:
             continue
         if upper is not None:
             raise _second_writable(upper, spec)
         upper = taken.upper
-    return Arranged(tuple(lowers), upper, tuple(warnings))
+    return Arranged(tuple(lowers), upper, tuple(warnings), demoted)
 
 
 def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
@@ -102,7 +105,7 @@ def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Take
         return _ext(spec, found)
     if found.kind is probe.Kind.SIF:
         inside = open_sif(spec)
-        return _Taken(inside.lowers, inside.upper, inside.warnings)
+        return _Taken(inside.lowers, inside.upper, inside.warnings, demoted=bool(inside.warnings))
     hint = "use a directory, ext3, squashfs or SIF overlay"
     raise Failure(f"cannot use the overlay {spec.source}", f"it is a {found.kind}", hint)
 
@@ -118,7 +121,8 @@ def _ext(spec: LayerSpec, found: Probe) -> _Taken:
     layer = ExtImage(found.section, image.top_directory(found.section))
     if spec.mode == "ro":
         return _Taken((layer,), warnings=(note,))
-    return _Taken((layer,), warnings=(f"{spec.source} is used read-only: you may not write in this file",))
+    warning = f"{spec.source} is used read-only: you may not write in this file"
+    return _Taken((layer,), warnings=(warning,), demoted=True)
 
 
 def _directory(spec: LayerSpec) -> _Taken:
@@ -138,7 +142,7 @@ def _directory(spec: LayerSpec) -> _Taken:
     if spec.mode == "rw":
         raise Failure(f"{spec.source}:rw cannot be had", refusal, _remedy(names))
     layer = Directory(upper if "upper" in names else path)
-    return _Taken((layer,), warnings=(f"{spec.source} is used read-only: {refusal}",))
+    return _Taken((layer,), warnings=(f"{spec.source} is used read-only: {refusal}",), demoted=True)
 
 
 def _not_writable(path: str, names: set[str]) -> str:

@@ -104,8 +104,12 @@ class Stack(NamedTuple):
 
 
 class Arranged(NamedTuple):
-    """``lowers``: read-only, topmost first. ``upper``: the writable one. ``warnings``: one line each."""
+    """``lowers``: read-only, topmost first. ``upper``: the writable one. ``warnings``: one line each.
+
+    ``demoted``: one that might have been written is read only, which its user may not have wanted.
+    """
 
     lowers: tuple[Lower, ...]
     upper: Writable | None
     warnings: tuple[str, ...]
+    demoted: bool = False

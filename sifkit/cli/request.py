@@ -31,19 +31,20 @@ def build(
         raise click.UsageError("--writable and --read-only exclude each other")
     found = resolve(image)
     stacked = _arrange(given["overlay"], tmpfs)
-    inside = _embedded(found, given, may_write=stacked.upper is None)
+    inside = _embedded(found, given, may_write=stacked.upper is None and not stacked.demoted)
     for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
         CONSOLE.warning(warning)
     if inside:
         stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
+    in_place = given["writable"] and not (inside and inside.upper)
     return plan.Request(
         verb=verb,
         image=found.path,
-        base=_base(found, given["unsquash"]),
+        base=_base(found, given["unsquash"], in_place),
         args=args,
         lowers=stacked.lowers,
         upper=stacked.upper,
-        in_place=given["writable"] and not (inside and inside.upper),
+        in_place=in_place,
         create_dirs=given["create_dir"],
         binds=_binds((*settings.bind, *given["bind"])),
         env=_assignments(given["env"]),
@@ -56,9 +57,9 @@ def build(
     )
 
 
-def _base(found: Image, unsquash: bool) -> Lower:
+def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:
     """The root file system: as it is, or unpacked when that was asked for or nothing else can work."""
-    if isinstance(found.layer, Directory):
+    if isinstance(found.layer, Directory) or in_place:  # what is unpacked is nobody's to write into
         return found.layer
     if not unsquash and (fuse_usable() or userns.privileged()):
         return found.layer

@@ -35,18 +35,22 @@ def of_image(image: Image, writable: bool, may_write: bool) -> Chosen:
     target = next((part for part in image.embedded if part.ext), None)
     if writable:
         target = _demand(image, target)
-    elif not may_write or not os.access(image.path, os.W_OK):
-        target = None
+        if target.signed:
+            warnings += (f"{image.reference} is signed; what is written now breaks the signature",)
+    elif target is None or target.signed or not may_write or not os.access(image.path, os.W_OK):
+        target = None  # whoever signed an overlay meant it as it is
     upper = ExtOverlay(target.section, required=writable) if target else None
     lowers = tuple(part.layer() for part in reversed(image.embedded) if part is not target)
     return Chosen(lowers, upper, warnings)
 
 
 def _stray(image: Image, part: Partition, writable: bool) -> str:
-    mend = f"sifkit sif set {part.id} {image.reference} --group 1"
-    text = f"overlay partition {part.id} of {image.reference} is in no group, so no container shows it"
+    group = image.group or 1
+    mend = f"sifkit sif set {part.id} {image.reference} --group {group}"
+    where = f"in group {part.group}, and its root file system is not" if part.group else "in no group"
+    text = f"overlay partition {part.id} of {image.reference} is {where}, so no container shows it"
     if writable:
-        raise Failure(f"--writable: {text}", "it was added without --groupid 1", mend)
+        raise Failure(f"--writable: {text}", f"it was added without --groupid {group}", mend)
     return f"{text}; to mend it: {mend}"
 
 

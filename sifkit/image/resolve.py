@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Image(NamedTuple):
     """``reference``: as the user wrote it. ``path``: absolute. ``layer``: the root file system.
 
-    ``is_sif``: and then ``embedded``: overlay partitions that come with it, lowest first; ``strays``: those in
-    no group.
+    ``is_sif``: and then ``embedded``: overlay partitions that come with it, lowest first; ``strays``: those not in
+    ``group``, the root's.
     """
 
     reference: str
@@ -25,6 +25,7 @@ class Image(NamedTuple):
     is_sif: bool = False
     embedded: tuple[Partition, ...] = ()
     strays: tuple[Partition, ...] = ()
+    group: int = 0
 
 
 def resolve(reference: str) -> Image:
@@ -55,7 +56,7 @@ def _file(reference: str, path: str) -> Image:
         from sifkit.image import sif
 
         inside = sif.contents(path)
-        return Image(reference, path, inside.root, True, inside.overlays, inside.strays)
+        return Image(reference, path, inside.root, True, inside.overlays, inside.strays, inside.group)
     raise Failure(
         f"cannot run {reference}",
         f"it is an {found.kind} file, and as IMAGE that is not supported",

@@ -11,6 +11,7 @@ from overlay.layer import ExtImage, Lower, SquashImage
 from overlay.section import Section
 from sifkit import sif
 from sifkit.sif import Descriptor, FsType, PartType
+from sifkit.sif.integrity import signed_groups
 
 # uname(2) machine -> the architectures, by Go's names, that its processors run.
 _RUNS = {
@@ -21,12 +22,16 @@ _RUNS = {
 
 
 class Partition(NamedTuple):
-    """An overlay partition: object ``id``, of ``group`` (0: none), its bytes, ``ext``: ext3, else squashfs."""
+    """An overlay partition: object ``id``, of ``group`` (0: none), its bytes, ``ext``: ext3, else squashfs.
+
+    ``signed``: a signature covers it, and writing into it would break that.
+    """
 
     id: int
     group: int
     section: Section
     ext: bool
+    signed: bool = False
 
     def layer(self) -> Lower:
         """It as a read-only layer."""
@@ -39,12 +44,13 @@ class Partition(NamedTuple):
 
 class Contents(NamedTuple):
     """``root``: the root file system. ``overlays``: those of its group, lowest ID first, and so lowest in the
-    stack. ``strays``: overlay partitions in no group, which no container would show.
+    stack. ``strays``: overlay partitions of no group or another, which no container shows. ``group``: the root's.
     """
 
     root: Lower
     overlays: tuple[Partition, ...]
     strays: tuple[Partition, ...]
+    group: int
 
 
 def contents(path: str) -> Contents:
@@ -58,12 +64,12 @@ def contents(path: str) -> Contents:
                     f"sifkit sif list {path} shows what it has; --overlay uses its overlay partitions",
                 )  # fmt: skip
             opened.require_inside(primary)
-            found = [_partition(path, d) for d in _overlays(opened)]
-            return Contents(
-                _root(path, primary),
-                tuple(part for part in found if part.group == primary.group_id and part.group),
-                tuple(part for part in found if not part.group),
-            )
+            signed = signed_groups(opened.objects)
+            found = [_partition(path, d)._replace(signed=d.group in signed) for d in _overlays(opened)]
+            group = primary.group_id
+            shown = tuple(part for part in found if part.group == group and group)
+            strays = tuple(part for part in found if part not in shown)
+            return Contents(_root(path, primary), shown, strays, group)
     except sif.SifError as error:
         raise Failure(f"cannot run {path}", str(error), f"sifkit sif check {path} tells more") from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """An image's squashfs unpacked once into the cache, for hosts without FUSE and for those who prefer files.
 
 A tree is made under a name of its own and renamed when it is complete; one process unpacks, others wait for
-it. What identifies a tree is the image file as it is now: a changed image is unpacked anew.
+it. What identifies a tree is the image as it is now: a changed one is unpacked anew.
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ def unpacked(layer: SquashImage, progress: Progress) -> Directory:
 def _place(layer: SquashImage) -> str:
     section = layer.section
     found = os.stat(section.path)
-    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, section.offset, section.size)
+    identity: tuple[object, ...] = (found.st_dev, found.st_ino, section.offset, section.size)
+    if section.offset:
+        # In a SIF the header, with UUID and times of its edits: what is written into an overlay changes nothing here.
+        with open(section.path, "rb") as file:
+            identity += (file.read(128),)
+    else:
+        identity += (found.st_mtime_ns,)
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     place = os.path.join(cache, "sifkit", "unpacked", name)

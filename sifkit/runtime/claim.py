@@ -96,9 +96,10 @@ def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, 
 
 
 def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) -> None:
-    from overlay import image
+    from overlay import image, lock
 
-    if not image.left_properly(section):
+    # One that is being written looks as if its writer had been killed; the lock below tells them apart.
+    if not lock.in_use(section) and not image.left_properly(section):
         if os.access(section.path, os.W_OK):
             with ExitStack() as short:
                 _lock(section, True, wait, short, notify)

@@ -20,19 +20,24 @@ _ZEROS = bytes(_BUFFER)
 
 
 def extents(fd: int, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Stretches ``(offset, size)`` with data in the given range of a regular file; between them are holes."""
+    """Stretches ``(offset, size)`` with data in the given range of a regular file; between them are holes.
+
+    The file's position stays where it was.
+    """
     at, end = offset, offset + size
     while at < end:
+        position = os.lseek(fd, 0, os.SEEK_CUR)  # a caller may go on reading from there
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
+            stop = min(end, os.lseek(fd, start, os.SEEK_HOLE))
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
                 return
-            yield at, end - at  # a file system that does not know holes
-            return
+            start, stop = at, end  # a file system that does not know holes
+        finally:
+            os.lseek(fd, position, os.SEEK_SET)
         if start >= end:
             return
-        stop = min(end, os.lseek(fd, start, os.SEEK_HOLE))
         yield start, stop - start
         at = stop
 

@@ -227,6 +227,53 @@ def test_the_owner_of_everything_is_the_caller(sifkit: Program, image: str) -> N
     assert sifkit.ok("exec", image, "stat", "-c", "%u", "/bin/busybox").strip() == expected
 
 
+def test_a_signed_overlay_is_written_only_when_asked(sifkit: Program, image: str) -> None:
+    sifkit.ok("overlay", "create", image)
+    sif.add(image, sif.signature(b"signature", 1, link_group=1))
+    before = Path(image).read_bytes()
+    done = sifkit("exec", image, "touch", "/x")
+    assert (done.returncode, "Read-only" in done.stderr) == (1, True)
+    assert Path(image).read_bytes() == before
+    done = sifkit("exec", "--writable", image, "touch", "/x")
+    assert (done.returncode, "breaks the signature" in done.stderr) == (0, True)
+
+
+def test_an_overlay_in_another_group_is_named(sifkit: Program, image: str, tmp_path: Path) -> None:
+    number = add_squash(image, tree_of(tmp_path / "other", other=""), group=7)
+    done = sifkit("exec", image, "test", "-e", "/other")
+    assert (done.returncode, f"sif set {number} {image} --group 1" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
+def test_an_overlay_that_cannot_be_written_does_not_send_the_writes_elsewhere(
+    sifkit: Program, image: str, overlay_dir: Path
+) -> None:
+    sifkit.ok("overlay", "create", image)
+    sifkit.ok("exec", "--overlay", str(overlay_dir), image, "touch", "/mark")
+    os.chmod(overlay_dir / "upper", 0o555)
+    done = sifkit("exec", "--overlay", str(overlay_dir), image, "sh", "-c", "test -e /mark && touch /astray")
+    os.chmod(overlay_dir / "upper", 0o755)
+    assert (done.returncode, "Read-only" in done.stderr) == (1, True)
+
+
+def test_a_reader_of_an_image_being_written_is_told_what_is_wrong(start: Start, sifkit: Program, image: str) -> None:
+    sifkit.ok("overlay", "create", image)
+    running = start("exec", "--writable", image, "sh", "-c", "echo up; cat", stdin=subprocess.PIPE)
+    running.expect("up")
+    done = sifkit("exec", "--read-only", image, "true")
+    assert (done.returncode, "cannot read" in done.stderr, "cannot write" in done.stderr) == (255, True, False)
+    running.process.stdin.close()  # type: ignore[union-attr]
+    assert running.end() == 0
+
+
+@needs("debugfs")
+def test_a_sparse_image_added_without_an_architecture_is_whole(sifkit: Program, image: str, tmp_path: Path) -> None:
+    plain = images.make_ext3(tmp_path / "sparse.img")
+    sifkit.ok("sif", "add", image, str(plain), "--datatype", "partition", "--parttype", "overlay")
+    sifkit.ok("exec", "--writable", image, "touch", "/kept")
+    assert f"{plain.stat().st_size}" in sifkit.ok("sif", "info", "--json", "2", image)
+
+
 class TestUnpacked:
     """--unsquash, and hosts without FUSE: unpacked once into the cache."""
 
@@ -249,7 +296,7 @@ class TestUnpacked:
 
     def test_a_changed_image_is_unpacked_anew(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
         sifkit.ok("exec", "--unsquash", image, "true", env=cache)
-        os.utime(image, (1, 1))
+        sif.add(image, sif.NewObject(sif.DataType.GENERIC, b"edited"))
         sifkit.ok("exec", "--unsquash", image, "true", env=cache)
         assert len(self.trees(cache)) == 2
 
@@ -258,6 +305,20 @@ class TestUnpacked:
         env = {**cache, "SIFKIT_DEBUG_WITHOUT": "fuse"}
         assert sifkit.ok("exec", image, "echo", "runs", env=env) == "runs\n"
         assert len(self.trees(cache)) == 1
+
+    def test_what_is_written_into_the_overlay_changes_nothing(
+        self, sifkit: Program, image: str, cache: dict[str, str]
+    ) -> None:
+        sifkit.ok("overlay", "create", image)
+        for name in ("/a", "/b"):
+            sifkit.ok("exec", "--unsquash", image, "touch", name, env=cache)
+        assert len(self.trees(cache)) == 1
+
+    def test_what_is_unpacked_is_never_written(
+        self, sifkit: Program, rootfs_squash: Path, cache: dict[str, str]
+    ) -> None:
+        done = sifkit("exec", "--unsquash", "--writable", str(rootfs_squash), "touch", "/x", env=cache)
+        assert (done.returncode, "read-only by nature" in done.stderr) == (255, True)
 
     def test_two_at_once_share_the_work(self, start: Start, image: str, cache: dict[str, str]) -> None:
         both = [start("exec", "--unsquash", image, "true", env=cache) for _ in range(2)]
