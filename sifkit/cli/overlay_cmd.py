@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,26 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
     return size
 
 
-@click.group(epilog="Example: sifkit overlay create --size 10G changes.img")
+# Commands of other files: name -> (module of sifkit.cli, what it is called there). Imported when asked for.
+ELSEWHERE: dict[str, tuple[str, str]] = {}
+
+
+class _Group(click.Group):
+    """A group that imports the commands of `ELSEWHERE` when they are asked for."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = ELSEWHERE[cmd_name]
+        found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, *ELSEWHERE])
+
+
+@click.group(cls=_Group, epilog="Example: sifkit overlay create --size 10G changes.img")
 def overlay() -> None:
     """Create overlays, which hold the changes to an image, and see what is in them."""
 
@@ -52,7 +72,7 @@ def create(path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: in
     A PATH that ends in '/' or is an empty directory becomes a directory overlay; a SIF image gets the overlay
     as one more partition. Nothing that exists is ever replaced.
     """
-    with _failures(f"cannot create the overlay {path}"):
+    with failures(f"cannot create the overlay {path}"):
         if path.endswith("/") or os.path.isdir(path):
             _create_directory(path, dirs, _image_options())
         else:
@@ -104,7 +124,7 @@ def info(path: str, as_json: bool) -> None:
     """Show what the overlay PATH is: kind, size, how full, whose, in what state, in use by whom."""
     from overlay.info import inspect
 
-    with _failures(f"cannot look into {path}"):
+    with failures(f"cannot look into {path}"):
         found = inspect(path)
     if as_json:
         import json
@@ -168,7 +188,7 @@ def _json(found: Info) -> dict[str, Any]:
 
 
 @contextmanager
-def _failures(brief: str) -> Iterator[None]:
+def failures(brief: str) -> Iterator[None]:
     """Turn what the library raises into a `Failure` that begins with ``brief``."""
     try:
         yield
