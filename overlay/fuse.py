@@ -43,7 +43,8 @@ class Server(NamedTuple):
 
 def start(program: str, argv: list[str], point: str, writes: bool = False) -> Server:
     """Start ``program`` with ``argv``, in the foreground, to mount on ``point``; returns before it has."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    # Non-blocking: a server with more to say than the pipe takes loses words, instead of hanging in the middle.
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -113,12 +114,24 @@ def _points(table: object) -> set[str]:
 
 def messages(server: Server) -> str:
     """What the server has said so far, on one line; "" when it said nothing."""
-    os.set_blocking(server.log, False)
+    return "; ".join(_said(server))
+
+
+# What servers say of every mount; anything else may be a warning that somebody's data depend on.
+_NOISE = ("unknown argument ignored: lazytime", "Writing to the journal is not supported")
+
+
+def remarks(server: Server) -> list[str]:
+    """What ``server`` has said so far beyond what it always says, line by line."""
+    return [line for line in _said(server) if not any(noise in line for noise in _NOISE)]
+
+
+def _said(server: Server) -> list[str]:
     try:
         text = os.read(server.log, 65536).decode("utf-8", "replace")
     except BlockingIOError:
-        return ""
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def serves(server: Server) -> bool:

@@ -167,6 +167,8 @@ def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify
             if not fuse.serves(server):  # it is on its way out, and the payload has ended of that before it
                 _server_ended(server, notify)
             fuse.stop(server)
+            for line in fuse.remarks(server):
+                notify.warning(f"{server.name}: {line}")
     if assembled.disk_session:
         import shutil
 

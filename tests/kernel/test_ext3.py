@@ -206,6 +206,15 @@ def test_what_cannot_be_mended_names_the_command(sifkit: Program, rootfs: Path, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(IS_ROOT, reason="root's kernel tells its log, not us")
+def test_what_a_server_says_of_damage_is_shown(sifkit: Program, rootfs: Path, image: str) -> None:
+    """B22: Apptainer filters it away."""
+    sifkit.ok("exec", "--overlay", image, str(rootfs), "sh", "-c", "mkdir /d; echo x > /d/f")
+    images.run("/usr/sbin/debugfs", "-w", "-R", "set_inode_field /upper/d block[0] 999999", image)
+    done = sifkit("exec", "--overlay", image, str(rootfs), "ls", "/d")
+    assert (done.returncode, "WARNING: fuse2fs" in done.stderr) == (1, True), done.stderr
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_full_image_says_so_to_the_payload_and_at_the_end(
     sifkit: Program, rootfs: Path, image: str, way: str
