@@ -28,6 +28,11 @@ def reap() -> Iterator[tuple[int, int]]:
         yield pid, status
 
 
+def ended(child: int) -> bool:
+    """Whether ``child``, not yet reaped, has ended."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def exit_code(status: int) -> int:
     """What a shell would report for a wait status: the exit status, or 128+N for signal N."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

@@ -82,7 +82,7 @@ def _run(plan: Plan, notify: Notify, monitor: int) -> int:
 def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int:
     """Forward signals and reap until the payload has ended and nothing that it started is left."""
     status: int | None = None
-    stopped = False
+    stopped, asked = False, 0
     while True:
         for pid, state in children.reap():
             if os.WIFSTOPPED(state) or os.WIFCONTINUED(state):
@@ -93,13 +93,16 @@ def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, not
                 _server_ended(serving.pop(pid), notify)
             elif pid == child:
                 status = children.exit_code(state)
+                wait = wait and status != 128 + asked
         if status is not None and not (wait and children.others(serving)):
             break
         number = _one_signal(child if status is None else 0, stopped)
         if number == ORPHANED:
             children.kill_all(serving)
             return 128 + signal.SIGKILL  # nobody asks any more
-        wait = wait and (status is None or number not in ENDING)
+        if number in ENDING:  # it ends the payload; what would be waited for too, once there is none
+            asked = number
+            wait = wait and status is None and not children.ended(child)
     _end_left_overs(serving, notify)
     return status
 
