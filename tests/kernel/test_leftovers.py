@@ -93,3 +93,12 @@ def test_waiting_can_be_ended(start: Start, rootfs: Path, name: str) -> None:
     running.signal(getattr(signal, f"SIG{name}"))
     assert running.end(5) == 3
     assert running.said["stderr"] == ENDING.format(1)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_that_ends_the_payload_ends_what_would_be_waited_for(start: Start, rootfs: Path, name: str) -> None:
+    number = getattr(signal, f"SIG{name}")
+    running = start("exec", "--wait", str(rootfs), "sh", "-c", "sleep 1000 & echo ready; wait")
+    running.expect("ready\n")
+    running.signal(number)
+    assert running.end(5) == 128 + number
