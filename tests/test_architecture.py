@@ -36,7 +36,8 @@ def test_overlay_knows_only_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("click", "sifkit.cli"), ("rich", "sifkit.cli"), ("construct", "sifkit.sif")]
+    ("library", "home"),
+    [("click", "sifkit.cli"), ("rich", "sifkit.cli"), ("construct", "sifkit.sif"), ("zstandard", "sifkit.image")],
 )
 def test_a_library_has_one_home(library: str, home: str) -> None:
     assert not offenders(
@@ -45,7 +46,7 @@ def test_a_library_has_one_home(library: str, home: str) -> None:
 
 
 def test_nothing_else_is_imported() -> None:
-    known = set(sys.stdlib_module_names) | {"overlay", "sifkit", "click", "rich", "construct", "_typeshed"}
+    known = set(sys.stdlib_module_names) | {"overlay", "sifkit", "click", "rich", "construct", "zstandard", "_typeshed"}
     assert not offenders(entry for entry in imports() if entry.imported.split(".")[0] not in known)
 
 
