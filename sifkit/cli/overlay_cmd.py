@@ -33,7 +33,9 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
 
 
 # Commands of other files: name -> (module of sifkit.cli, what it is called there). Imported when asked for.
-ELSEWHERE: dict[str, tuple[str, str]] = {}
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "resize": ("overlay_mend", "resize"),
+}
 
 
 class _Group(click.Group):
