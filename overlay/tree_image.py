@@ -33,11 +33,14 @@ class _Places:
 class ExtTree(Tree):
     """The tree of an ext image; `close` closes it. An inode is a file's handle."""
 
-    def __init__(self, section: Section) -> None:
-        """Raises OSError, ExtError."""
+    def __init__(self, section: Section, inside: bytes = b"") -> None:
+        """``inside``: the directory to present, if it is there, else all. Raises OSError, ExtError."""
         self.reader = ExtReader(section)
         try:
-            self.top = _of_ext(b"", self.reader.inode(extread_inode.ROOT))
+            top = self.reader.lookup(inside)
+            if top is None or not top.is_directory:
+                top = self.reader.inode(extread_inode.ROOT)
+            self.top = _of_ext(b"", top)
         except BaseException:
             self.reader.close()
             raise

@@ -95,14 +95,19 @@ def steps(tree: Tree, unreadable: list[Unreadable]) -> Iterator[Step]:
     """
     top = content(tree, tree.top)
     yield Step(b"", "opaque" if top.opaque else "present", tree.top, top)
-    waiting = [_within(tree, b"", top, unreadable)]
+    yield from below(tree, top, unreadable)
+
+
+def below(tree: Tree, here: Content, unreadable: list[Unreadable], *, recursive: bool = True) -> Iterator[Step]:
+    """`steps` for what is in the directory whose content is ``here``, with paths relative to it."""
+    waiting = [_within(tree, b"", here, unreadable)]
     while waiting:
         step = next(waiting[-1], None)
         if step is None:
             waiting.pop()
             continue
         yield step
-        if step.content is not None:
+        if step.content is not None and recursive:
             waiting.append(_within(tree, step.path + b"/", step.content, unreadable))
 
 

@@ -34,7 +34,10 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
 
 # Commands of other files: name -> (module of sifkit.cli, what it is called there). Imported when asked for.
 ELSEWHERE: dict[str, tuple[str, str]] = {
+    "ls": ("overlay_see", "ls"),
+    "cat": ("overlay_see", "cat"),
     "resize": ("overlay_mend", "resize"),
+    "chown": ("overlay_mend", "chown"),
 }
 
 
