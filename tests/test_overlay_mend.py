@@ -170,3 +170,23 @@ def test_resize_inside_a_sif_killed(embedded: Embedded, tmp_path: Path) -> None:
         assert found in (64 * MIB, size)
         seen.add(found)
     assert 64 * MIB in seen
+
+
+# -- chown -------------------------------------------------------------------------------------------------
+
+
+def test_chown(image: str, embedded: Embedded, tmp_path: Path, awkward_squash: Path) -> None:
+    done = run("chown", "--to", "70000:70001", image)
+    assert done.output == f"{image}: 4 changed, all of it belongs to 70000:70001\n"
+    assert run("chown", "--to", "7", embedded.path).exit_code == 0
+    whole(embedded)
+    with ExtReader(section_of(embedded.path)) as reader:
+        found = reader.lookup(b"/upper/opt/x")
+        assert found is not None
+        assert (found.uid, found.gid) == (7, 7)
+    (tmp_path / "d/upper").mkdir(parents=True)
+    assert run("chown", str(tmp_path / "d")).exit_code == 0
+    assert run("chown", "--to", "nobody", image).exit_code == 2
+    assert "squashfs, which is read-only" in failure("chown", str(awkward_squash))
+    with lock.acquire(Section(image, 0, 64 * MIB), exclusive=False):
+        assert f"pid {os.getpid()}" in failure("chown", image)

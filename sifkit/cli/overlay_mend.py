@@ -148,3 +148,32 @@ def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
     from overlay.resize import resize_file
 
     return resize_file(found.path, wish), ""
+
+
+# -- chown -----------------------------------------------------------------------------------------------
+
+
+@click.command(epilog="Example: sifkit overlay chown --to fakeroot changes.img")
+@click.option("--to", "owner", default="me", metavar="OWNER", show_default=True,
+              help="UID:GID in numbers, me, or fakeroot (root, for --fakeroot runs).")  # fmt: skip
+@click.argument("target")
+def chown(target: str, owner: str) -> None:
+    """Give all changes in the overlay TARGET to one owner, without mounting it."""
+    from overlay import chown as library
+    from overlay import lock
+    from sifkit.cli.progress import task
+
+    try:
+        uid, gid = library.parse_owner(owner)
+    except ValueError as error:
+        raise click.UsageError(f"--to: {error}") from None
+    brief = f"cannot change the owner of {target}"
+    with wording(brief), task(f"Changing the owner of {target}"):
+        found = find(target)
+        require_writable(found, brief)
+        with lock.acquire(found.path if found.directory else found.section, exclusive=True):
+            if found.directory:
+                changed = library.chown_directory(found.path, uid, gid)
+            else:
+                changed = library.chown_image(found.section, uid, gid)
+    click.echo(f"{target}: {changed} changed, all of it belongs to {uid}:{gid}")
