@@ -36,6 +36,8 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "ls": ("overlay_see", "ls"),
     "cat": ("overlay_see", "cat"),
+    "diff": ("overlay_diff", "diff"),
+    "check": ("overlay_mend", "check"),
     "resize": ("overlay_mend", "resize"),
     "chown": ("overlay_mend", "chown"),
 }
