@@ -2,78 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 from overlay.failure import Failure
-from overlay.section import Section
 from overlay.size import MIB, format_size, parse_size
 from sifkit.cli.overlay_cmd import failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from overlay.inspect_upper import Oddity
     from overlay.resize import Resized, Wish
-
-
-class Target(NamedTuple):
-    """What TARGET is: a ``directory``, or an image's ``section``; ``object`` is its ID in a SIF, 0 outside of one."""
-
-    text: str
-    path: str
-    directory: bool
-    section: Section
-    ext: bool
-    object: int = 0
-    signed: bool = False
-
-
-def find(text: str) -> Target:
-    """The overlay that TARGET names: directory, ext3 or squashfs file, ``image.sif`` or ``image.sif#ID``."""
-    from overlay import probe
-
-    path, mark, number = text.rpartition("#")
-    if not mark or not number.isdigit() or os.path.lexists(text):
-        path, number = text, ""
-    found = probe.classify(path)
-    if found.kind is probe.Kind.SIF:
-        return _embedded(text, path, int(number or 0))
-    if number:
-        raise Failure(f"cannot use {text}", f"{path} is not a SIF image, so there is no object {number} in it")
-    if found.kind is probe.Kind.DIRECTORY:
-        if not os.path.isdir(os.path.join(path, "upper")):
-            raise Failure(f"cannot use {text}", "there is no directory upper/ in it, so it is not an overlay")
-        return Target(text, path, True, found.section, False)
-    if found.problem or not (found.is_ext or found.kind is probe.Kind.SQUASHFS):
-        raise Failure(f"cannot use {text}", found.problem or "it is not an overlay")
-    return Target(text, path, False, found.section, found.is_ext)
-
-
-def _embedded(text: str, path: str, number: int) -> Target:
-    from sifkit.image import sif
-    from sifkit.sif.integrity import signed_groups
-    from sifkit.sif.reader import open as open_sif
-
-    parts = sif.overlays(path)
-    part = next((p for p in parts if (p.id == number if number else p.ext)), None if number else parts[0])
-    if part is None:
-        known = ", ".join(f"{path}#{p.id}" for p in parts)
-        raise Failure(f"cannot use {text}", f"object {number} is not an overlay in it", f"one of {known}")
-    with open_sif(path) as opened:
-        descriptor = next(d for d in opened.objects if d.id == part.id)
-        signed = descriptor.group in signed_groups(opened.objects)
-    return Target(text, path, False, part.section, part.ext, part.id, signed)
+    from overlay.section import Section
+    from sifkit.image.target import Target
 
 
 def require_writable(target: Target, brief: str) -> None:
     """`Failure`, in one sentence, for what cannot be changed: squashfs, and what a signature covers."""
-    if not target.directory and not target.ext:
-        raise Failure(brief, "it is squashfs, which is read-only by nature")
-    if target.signed:
+    if not target.is_directory and not target.is_ext:
+        raise Failure(brief, f"it is {target.kind}, which is read-only by nature")
+    if target.partition and _signed(target):
         raise Failure(brief, "it is signed, and a change would break the signature")
+
+
+def _signed(target: Target) -> bool:
+    from sifkit.sif import open as open_sif
+    from sifkit.sif.integrity import signed_groups
+
+    with open_sif(target.path) as opened:
+        groups = signed_groups(opened.objects)
+        return any(d.id == target.partition and d.group in groups for d in opened.objects)
+
+
+def place(target: Target) -> Section | str:
+    """What `overlay.lock` locks."""
+    return target.path if target.is_directory else target.section
 
 
 @contextmanager
@@ -86,6 +52,84 @@ def wording(brief: str) -> Iterator[None]:
             yield
     except InUse as error:
         raise Failure(brief, str(error), "run it again when that has ended; sifkit overlay ps shows it") from None
+
+
+# -- check -----------------------------------------------------------------------------------------------
+
+
+@click.command(epilog="Example: sifkit overlay check --fix changes.img")
+@click.option("--fix", is_flag=True, help="Mend what can be mended without losing anything.")
+@click.argument("target")
+@click.pass_context
+def check(ctx: click.Context, target: str, fix: bool) -> None:
+    """Check the overlay TARGET: its file system, and what of its content will make trouble.
+
+    Exit status 1 when something was found and is still there.
+    """
+    from overlay import lock
+    from sifkit.cli.progress import task
+    from sifkit.image.target import resolve
+
+    brief = f"cannot {'mend' if fix else 'check'} {target}"
+    with wording(brief):
+        found = resolve(target)
+        if fix:
+            require_writable(found, brief)
+        if not found.is_directory and not found.is_ext:
+            click.echo(f"{target}: its superblock is sound; nothing of a squashfs can wear out")
+            return
+        with task(f"Checking {target}"), lock.acquire(place(found), exclusive=fix):
+            sound = found.is_directory or _file_system(found, fix)
+            left = _content(found, fix) if sound else []
+    if not sound or left:
+        ctx.exit(1)
+
+
+def _file_system(found: Target, fix: bool) -> bool:
+    """Say what e2fsck says; whether the image is sound."""
+    from overlay import check as library
+    from overlay.check import Outcome
+
+    verdict = library.check(found.section, mend=fix, force=fix)
+    # e2fsck -n finds nothing wrong with counters that are merely behind.
+    unclean = verdict.usable and not fix and library.needs_check(found.section)
+    sound = verdict.usable and not unclean
+    click.echo(f"{found.text}: {verdict.summary}{', but its last writer was killed' if unclean else ''}")
+    if verdict.outcome is not Outcome.CLEAN:
+        for line in verdict.details:
+            click.echo(f"  {line}")
+    if not sound:
+        click.echo(f"  try: {verdict.command if fix else f'sifkit overlay check --fix {found.text}'}")
+    return sound
+
+
+def _content(found: Target, fix: bool) -> list[Oddity]:
+    """List what is odd about the content, mend it with ``fix``; what is left of it."""
+    from overlay import inspect_upper
+    from sifkit.cli.names import escape
+
+    def look() -> list[Oddity]:
+        if found.is_directory:
+            return inspect_upper.of_directory(found.path)
+        return inspect_upper.of_image(found.section)
+
+    odd = look()
+    if odd and fix:
+        if found.is_directory:
+            inspect_upper.mend_directory(found.path, odd)
+        else:
+            inspect_upper.mend_image(found.section, odd)
+            _file_system(found, fix)
+    left = look() if fix else odd
+    for oddity in odd:
+        done = "mended: " if oddity not in left else ""
+        click.echo(f"{done}{oddity.kind}: {escape(oddity.path)} {oddity.text}")
+    for oddity in left:
+        if oddity not in odd:
+            click.echo(f"{oddity.kind}: {escape(oddity.path)} {oddity.text}")
+    if not odd:
+        click.echo(f"{found.text}: nothing odd in its content")
+    return left
 
 
 # -- resize ----------------------------------------------------------------------------------------------
@@ -103,12 +147,13 @@ def resize(target: str, size: str | None, minimum: bool, inodes: int | None) -> 
     Interrupted at any moment, the old or the new overlay is there.
     """
     from sifkit.cli.progress import task
+    from sifkit.image.target import resolve
 
     wish = _wish(size, minimum, inodes)
     brief = f"cannot resize {target}"
     with wording(brief), task(f"Resizing {target}"):
-        found = find(target)
-        if found.directory:
+        found = resolve(target)
+        if found.is_directory:
             raise Failure(brief, "a directory overlay has no size of its own: it may fill its file system")
         require_writable(found, brief)
         done, gap = _resize(found, wish)
@@ -141,10 +186,10 @@ def _wish(size: str | None, minimum: bool, inodes: int | None) -> Wish:
 
 
 def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
-    if found.object:
+    if found.partition:
         from sifkit.image.resize import resize_embedded
 
-        return resize_embedded(found.path, found.object, wish)
+        return resize_embedded(found.path, found.partition, wish)
     from overlay.resize import resize_file
 
     return resize_file(found.path, wish), ""
@@ -162,6 +207,7 @@ def chown(target: str, owner: str) -> None:
     from overlay import chown as library
     from overlay import lock
     from sifkit.cli.progress import task
+    from sifkit.image.target import resolve
 
     try:
         uid, gid = library.parse_owner(owner)
@@ -169,10 +215,10 @@ def chown(target: str, owner: str) -> None:
         raise click.UsageError(f"--to: {error}") from None
     brief = f"cannot change the owner of {target}"
     with wording(brief), task(f"Changing the owner of {target}"):
-        found = find(target)
+        found = resolve(target)
         require_writable(found, brief)
-        with lock.acquire(found.path if found.directory else found.section, exclusive=True):
-            if found.directory:
+        with lock.acquire(place(found), exclusive=True):
+            if found.is_directory:
                 changed = library.chown_directory(found.path, uid, gid)
             else:
                 changed = library.chown_image(found.section, uid, gid)

@@ -78,11 +78,11 @@ def test_a_damaged_image(section: Section) -> None:
 @pytest.fixture
 def directory(tmp_path: Path) -> str:
     (tmp_path / "o/upper/d").mkdir(parents=True)
-    (tmp_path / "o/work/work").mkdir(parents=True)
+    (tmp_path / "o" / "work" / "work").mkdir(parents=True)
     (tmp_path / "o/upper/d/suid").write_text("x")
     os.chmod(tmp_path / "o/upper/d/suid", 0o4755)
     os.symlink("/etc/passwd", tmp_path / "o/upper/link")
-    os.chmod(tmp_path / "o/work/work", 0)
+    os.chmod(tmp_path / "o" / "work" / "work", 0)
     return str(tmp_path / "o")
 
 
@@ -101,7 +101,7 @@ def test_directory(directory: str) -> None:
 @only_user
 def test_directory_of_ones_own(directory: str) -> None:
     assert chown_directory(directory, os.geteuid(), os.getegid()) == 0
-    assert os.stat(f"{directory}/work/work").st_mode & 0o777 == 0
+    assert os.stat(os.path.join(directory, "work", "work")).st_mode & 0o777 == 0
     with pytest.raises(Failure, match="only root"):
         chown_directory(directory, 0, 0)
-    os.chmod(f"{directory}/work/work", 0o700)
+    os.chmod(os.path.join(directory, "work", "work"), 0o700)
