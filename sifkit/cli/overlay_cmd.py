@@ -1,4 +1,4 @@
-"""``sifkit overlay``: make overlays, and say what they are."""
+"""``sifkit overlay``: its commands, and making overlays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +15,6 @@ from overlay.size import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from overlay.info import Info
 
 SMALLEST = 64 * MIB  # Apptainer's, whose users expect it
 
@@ -34,12 +32,14 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
 
 # Commands of other files: name -> (module of sifkit.cli, what it is called there). Imported when asked for.
 ELSEWHERE: dict[str, tuple[str, str]] = {
+    "info": ("overlay_info", "info"),
     "ls": ("overlay_see", "ls"),
     "cat": ("overlay_see", "cat"),
     "diff": ("overlay_diff", "diff"),
     "check": ("overlay_mend", "check"),
     "resize": ("overlay_mend", "resize"),
     "chown": ("overlay_mend", "chown"),
+    "ps": ("overlay_ps", "ps"),
 }
 
 
@@ -122,76 +122,6 @@ def _create_image(
         made = create_ext3(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
     if not sparse and not made.reserved:
         CONSOLE.warning(f"{path}: this file system cannot reserve space; the image is sparse")
-
-
-@overlay.command(epilog="Example: sifkit overlay info changes.img")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes.")
-@click.argument("path", type=click.Path())
-def info(path: str, as_json: bool) -> None:
-    """Show what the overlay PATH is: kind, size, how full, whose, in what state, in use by whom."""
-    from overlay.info import inspect
-
-    with failures(f"cannot look into {path}"):
-        found = inspect(path)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(_json(found), indent=2))
-    else:
-        for name, value in _lines(found):
-            click.echo(f"{name:<12}{_printable(value)}")
-
-
-def _printable(text: str) -> str:
-    """Control characters of names and labels stay text on a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _lines(found: Info) -> Iterator[tuple[str, str]]:
-    kind = "directory" if found.kind == "directory" else f"{found.kind} image"
-    yield "path", found.path
-    yield "kind", f"{kind}, {found.compression}" if found.compression else kind
-    if found.problem:
-        yield "problem", found.problem
-    if found.kind != "directory":
-        yield "size", f"{format_size(found.size)} ({format_size(found.allocated)} on disk)"
-    ext = found.ext
-    if ext is not None:
-        used = ext.blocks - ext.free_blocks
-        free = format_size(ext.free_blocks * ext.block_size)
-        each = format_size(ext.block_size)
-        yield "blocks", f"{ext.blocks} of {each}: {used} used, {ext.free_blocks} free ({free})"
-        yield "inodes", f"{ext.inodes}: {ext.inodes - ext.free_inodes} used, {ext.free_inodes} free"
-        yield "features", " ".join(ext.features)
-        if ext.label:
-            yield "label", ext.label.decode("utf-8", "backslashreplace")
-    if found.upper_owner is not None:
-        yield "owner", "{}:{} (of upper/)".format(*found.upper_owner)
-    if found.state:
-        yield "state", found.state
-    if found.kind not in ("squashfs", "SIF", "unknown"):
-        how = {"write": "for writing", "read": "for reading", "": "no"}[found.in_use]
-        yield "in use", how
-    for holder in found.holders:
-        yield "", holder.describe() + (" (ended)" if holder.alive is False else "")
-    for note in found.notes:
-        yield "note", note
-
-
-def _json(found: Info) -> dict[str, Any]:
-    ext = found.ext
-    fields: dict[str, Any] = {**found._asdict(), "ext": None}
-    fields["holders"] = [{**holder._asdict(), "alive": holder.alive} for holder in found.holders]
-    if ext is not None:
-        fields["ext"] = {
-            **ext._asdict(),
-            "uuid": ext.uuid.hex(),
-            "label": ext.label.decode("utf-8", "backslashreplace"),
-            "features": ext.features,
-            "clean": ext.clean,
-            "needs_recovery": ext.needs_recovery,
-        }
-    return fields
 
 
 @contextmanager

@@ -29,7 +29,8 @@ _PARTITION = re.compile(r"(.+)#([0-9]{1,9})")
 class Target(NamedTuple):
     """``text``: as written. ``path``: the directory or file; ``found``: what it, or the partition, holds.
 
-    ``partition``: the ID of the SIF object, 0 when it is no SIF; ``partitions``: all overlay partitions there.
+    ``partition``: the ID of the SIF object, 0 when it is no SIF; ``group``: its group, 0 for none;
+    ``partitions``: all overlay partitions there.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Target(NamedTuple):
     found: Probe
     partition: int = 0
     partitions: tuple[int, ...] = ()
+    group: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -132,7 +134,7 @@ def _in_sif(text: str, path: str, number: int) -> Target:
         raise Failure(f"cannot use {text}", str(error), f"sifkit sif check {path} tells more") from None
     except OSError as error:
         raise from_oserror(f"cannot open {text}", error) from None
-    return Target(text, path, found, chosen.id, overlays)
+    return Target(text, path, found, chosen.id, overlays, chosen.group_id)
 
 
 def _partition(opened: Image, text: str, path: str, number: int) -> tuple[Descriptor, tuple[int, ...]]:
@@ -165,6 +167,11 @@ def layer(target: Target) -> Tree:
     `Failure` for what cannot be read.
     """
     return _opened(target, target.text, upper=True)
+
+
+def whole(target: Target) -> Tree:
+    """All that holds the overlay, ``upper/`` and what lies beside it. `Failure` for what cannot be read."""
+    return _opened(target, target.text, upper=False)
 
 
 def base(reference: str) -> Tree:
