@@ -105,14 +105,17 @@ def ran_out(section: Section) -> str:
         os.close(descriptor)
     if facts.free_inodes <= _FEW_INODES:
         what = f"inodes ({facts.inodes} in all, each file needs one)"
+        more = f"--inodes {2 * facts.inodes}"
     elif (facts.free_blocks - _withheld(facts)) * facts.block_size <= _FEW_BYTES:
         what = f"space ({facts.size // MIB} MiB in all)"
+        more = "--size +1G"
     else:
         return ""
-    grow = f"truncate -s +1G {section.path} && e2fsck -f {section.path} && resize2fs {section.path}"
-    if section.offset:
-        return f"{section.describe()} has run out of {what}"
-    return f"{section.path} has run out of {what}; to grow it: {grow}"
+    import shlex
+
+    # Of a SIF image that names the partition which runs write.
+    grow = f"sifkit overlay resize {more} {shlex.quote(section.path)}"
+    return f"{section.describe()} has run out of {what}; to grow it: {grow}"
 
 
 def _withheld(facts: superblock.Superblock) -> int:

@@ -14,7 +14,7 @@ class Section(NamedTuple):
 
     @property
     def spec(self) -> str:
-        """``path`` or ``path?offset=N``, as debugfs, e2fsck, dumpe2fs and resize2fs take it."""
+        """``path`` or ``path?offset=N``, as debugfs, e2fsck and dumpe2fs take it (resize2fs does not)."""
         return f"{self.path}?offset={self.offset}" if self.offset else self.path
 
     def describe(self) -> str:

@@ -3,9 +3,9 @@
     TARGET   directory overlay | ext image | squashfs | image.sif | image.sif#ID
     TARGET:/path
 
-``image.sif`` is its overlay partition, the lowest ext3 one if there are several, which is the one that runs
-write; ``#ID`` names any partition. The path begins at the last ``:/`` whose left side exists, because names
-of image directories hold colons.
+``image.sif`` is its overlay partition; of several the lowest ext3 one of the root's group, which is the one
+that runs write; ``#ID`` names any partition. The path begins at the last ``:/`` whose left side exists,
+because names of image directories hold colons.
 """
 
 from __future__ import annotations
@@ -157,8 +157,10 @@ def _partition(opened: Image, text: str, path: str, number: int) -> tuple[Descri
     if not overlays:
         hint = f"sifkit overlay create {path} adds one; {path}#ID names another partition"
         raise Failure(f"cannot use {text}", "this SIF image has no overlay partition", hint)
-    ext = next((d for d in overlays if d.partition and d.partition.fs == FsType.EXT3), None)
-    return ext or overlays[0], ids
+    primary = next((d for d in parts if d.is_primary), None)
+    shown = [d for d in overlays if primary is not None and d.group_id == primary.group_id] or overlays
+    ext = next((d for d in (*shown, *overlays) if d.partition and d.partition.fs == FsType.EXT3), None)
+    return ext or shown[0], ids
 
 
 def layer(target: Target) -> Tree:

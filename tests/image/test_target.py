@@ -54,6 +54,17 @@ def test_every_kind(image: Path, upper: Path, tmp_path: Path) -> None:
             assert tree.lookup(b"file")
 
 
+def test_the_overlay_of_an_image_is_the_one_that_runs_write(image: Path) -> None:
+    """Not the one that no run shows, however low its ID."""
+    sif.change(image, 2, group=0)
+    sif.delete(image, 3)
+    ext = image.with_name("e.img")
+    stray = sif.add(image, sif.partition(ext, sif.FsType.EXT3, sif.PartType.OVERLAY, "amd64", group=0)).ids[0]
+    assert target.resolve(str(image)).partition == stray
+    sif.add(image, sif.partition(ext, sif.FsType.EXT3, sif.PartType.OVERLAY, "amd64", group=1))
+    assert (stray, target.resolve(str(image)).partition) == (3, 4)
+
+
 def test_a_file_may_be_called_like_a_partition(image: Path) -> None:
     odd = image.with_name("image.sif#2")
     images.make_overlay_image(odd)
