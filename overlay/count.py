@@ -1,14 +1,11 @@
-"""How much an overlay's layer holds, how it spells what it deletes, and on what base it was last used."""
+"""How much an overlay's layer holds, and how it spells what it deletes."""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-from overlay.tree import Entry, Tree
+from overlay.tree import Tree
 from overlay.tree_layer import Unreadable, steps
-
-RECORD: Final = b"sifkit.json"  # beside upper/: written by runs, see `read_record`
-_LARGEST_RECORD: Final = 65536
 
 
 class Counts(NamedTuple):
@@ -49,22 +46,3 @@ def count(layer: Tree) -> Counts:
             spellings[mark] = spellings.get(mark, 0) + 1
     return Counts(files, directories, others, whiteouts, opaque, spellings, len(unreadable))
 
-
-def read_record(whole: Tree) -> dict[str, Any]:
-    """What the overlay's ``sifkit.json`` (at the top of ``whole``, beside ``upper/``) says; {} without one.
-
-    An object; its ``base`` says on which image the overlay was last used, a text. A record that cannot be
-    understood only informs, so it counts as none.
-    """
-    import json
-
-    found: Entry | None = whole.lookup(RECORD)
-    if found is None or not found.is_file or found.size > _LARGEST_RECORD:
-        return {}
-    with whole.open(found) as stream:
-        data = stream.read(_LARGEST_RECORD)
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 _LONGEST_COMMAND: Final = 200
@@ -106,9 +106,13 @@ def _pid_namespace() -> str:
 
 
 def encode(holder: Holder) -> bytes:
-    """``holder`` as one JSON object. By hand: the json module is a tenth of the time of a start."""
-    pairs = (f'"{name}": {_json(value)}' for name, value in holder._asdict().items())
-    return ("{" + ", ".join(pairs) + "}").encode()
+    """``holder`` as one JSON object."""
+    return json_object(holder._asdict())
+
+
+def json_object(fields: Mapping[str, str | float]) -> bytes:
+    """A JSON object. By hand: the json module is a tenth of the time of a start."""
+    return ("{" + ", ".join(f'"{name}": {_json(value)}' for name, value in fields.items()) + "}").encode()
 
 
 def _json(value: str | float) -> str:

@@ -54,6 +54,8 @@ def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
     elif found.kind is probe.Kind.DIRECTORY:
         owner = _directory_owner(path)
         problem = "" if owner else "no directory upper/ in it: not an overlay"
+        host = os.statvfs(path)
+        notes += _nearly_full("the file system it lies on", host.f_bavail, host.f_blocks, host.f_favail, host.f_files)
     allocated = 0 if found.kind is probe.Kind.DIRECTORY else os.stat(path).st_blocks * 512
     return Info(
         path, offset, str(found.kind), found.section.size, allocated, state, problem, owner, use,
@@ -89,19 +91,33 @@ def _directory_owner(path: str) -> tuple[int, int] | None:
     return (found.st_uid, found.st_gid) if stat.S_ISDIR(found.st_mode) else None
 
 
+def _not_yours(owner: int) -> str:
+    """Of an image; sifkit makes the caller the owner of upper/ when it opens it for writing."""
+    whose = "root (as for --fakeroot runs)" if owner == 0 else f"uid {owner}"
+    return (
+        f"its upper/ belongs to {whose}, you are uid {os.geteuid()}: Apptainer cannot write into it; "
+        "sifkit overlay chown makes it yours"
+    )
+
+
+def _nearly_full(what: str, free_blocks: int, blocks: int, free_inodes: int, inodes: int) -> list[str]:
+    said = []
+    for name, free, all_ in (("blocks", free_blocks, blocks), ("inodes", free_inodes, inodes)):
+        if all_ and free < all_ * _NEARLY_FULL:  # some file systems count none at all
+            said.append(f"{what} is nearly full: few {name} are free")
+    return said
+
+
 def _warnings(ext: Superblock, owner: tuple[int, int] | None) -> list[str]:
     """What will hurt whoever uses it."""
     said = []
     if owner is None:
         said.append("it has no directory upper/; one is made when it is first written")
-    elif owner[0] not in (0, os.geteuid()) and os.geteuid() != 0:
-        said.append(f"its upper/ belongs to uid {owner[0]}, you are {os.geteuid()}: you cannot write into it")
+    elif os.geteuid() not in (0, owner[0]):
+        said.append(_not_yours(owner[0]))
     if ext.block_size < 4 * KIB:
         said.append(f"its blocks of {format_size(ext.block_size)} make writing many small files slow")
-    if ext.free_blocks - ext.reserved_blocks < ext.blocks * _NEARLY_FULL:
-        said.append("it is nearly full: few blocks are free")
-    if ext.free_inodes < ext.inodes * _NEARLY_FULL:
-        said.append("it is nearly full: few inodes are free")
+    said += _nearly_full("it", ext.free_blocks - ext.reserved_blocks, ext.blocks, ext.free_inodes, ext.inodes)
     if ext.reserved_blocks > 1:  # one is how create keeps fuse2fs from withholding a tenth
         kept = format_size(ext.reserved_blocks * ext.block_size)
         said.append(f"{kept} are reserved for root (tune2fs -m 0 frees them)")

@@ -78,6 +78,36 @@ def test_inside_a_sif(sifkit: Program, changes: Path, tmp_path: Path) -> None:
     assert "partition   2 of this SIF image" in sifkit.ok("overlay", "info", str(path))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["-t", "ext3", "-b", "1024"], "small files slow"), (["-t", "ext4"], "extent"), (["-t", "ext2"], "no journal")],
+    ids=["blocks", "ext4", "ext2"],
+)
+def test_small_blocks_and_features_that_apptainer_refuses(
+    sifkit: Program, tmp_path: Path, options: list[str], words: str
+) -> None:
+    path = str(tmp_path / "i.img")
+    assert images.run(images.program("mke2fs"), "-q", "-F", *options, path, "64M").returncode == 0
+    notes = " ".join(told(sifkit, path)["notes"])
+    assert words in notes
+    assert ("Apptainer refuses it" in notes) is ("1024" not in options)
+
+
+@needs("userns", "overlayfs")
+def test_a_run_that_may_write_records_its_base(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "changes"
+    sifkit.ok("overlay", "create", f"{overlay}/")
+    assert told(sifkit, overlay)["record"] is None
+    sifkit.ok("exec", "--overlay", f"{overlay}:ro", str(rootfs), "true")
+    assert told(sifkit, overlay)["record"] is None
+    sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "true")
+    assert f"last on     {rootfs}\n" in sifkit.ok("overlay", "info", str(overlay))
+    (overlay / "sifkit.json").write_text('{"base": "/else", "mine": [1]}')
+    sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "true")
+    assert told(sifkit, overlay)["record"] == {"base": str(rootfs), "mine": [1]}
+    assert "sifkit.json" not in sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "ls", "/")
+
+
 def test_a_record_that_makes_no_sense_is_none(sifkit: Program, changes: Path) -> None:
     for text in ("[1]", "{", '{"base": 3}', "\xff" * 9):
         (changes / "sifkit.json").write_text(text)

@@ -6,17 +6,21 @@ import errno
 import os
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from overlay.failure import Failure, from_oserror
-from overlay.size import MIB, format_size, parse_size
+from overlay.size import KIB, MIB, format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SMALLEST = 64 * MIB  # Apptainer's, whose users expect it
+
+# Bytes for which there is an inode. None: 16 KiB, but in images below 512 MiB 4 KiB, as Apptainer has it, whose
+# 64 MiB would hold 4096 files otherwise.
+PROFILES = {"default": None, "conda": 4 * KIB, "data": MIB}
 
 
 def _size(_: click.Context, param: click.Parameter, value: str) -> int:
@@ -63,17 +67,20 @@ def overlay() -> None:
     """Create overlays, which hold the changes to an image, and see what is in them."""
 
 
-@overlay.command(epilog="Example: sifkit overlay create --size 10G --create-dir opt changes.img")
+@overlay.command(epilog="Example: sifkit overlay create --size 10G --profile conda changes.img")
 @click.option("-s", "--size", callback=_size, default="64M", metavar="SIZE",
               help="Size of the image: 10G, 500M, or a number of MiB; default and least is 64M.")  # fmt: skip
 @click.option("-S", "--sparse", is_flag=True, help="Take space only when it is written to; it may run out then.")
 @click.option("--create-dir", "dirs", multiple=True, metavar="DIR",
               help="Make this directory in the overlay, writable for you; repeatable.")  # fmt: skip
+@click.option("--profile", type=click.Choice(tuple(PROFILES)), default="default", show_default=True,
+              help="What it is for: conda (many small files), data (few large ones), or both.")  # fmt: skip
 @click.option("--inodes", type=click.IntRange(min=16), metavar="N",
-              help="Room for N files (default: one for 4 KiB below 512M, else for 16 KiB).")  # fmt: skip
+              help="Room for N files, whatever the profile gives.")  # fmt: skip
 @click.option("-f", "--fakeroot", is_flag=True, help="Let root own the overlay's directories, for --fakeroot runs.")
+@click.option("--label", metavar="NAME", help="Name of the file system in the image, at most 16 bytes.")
 @click.argument("path", type=click.Path())
-def create(path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: int | None, fakeroot: bool) -> None:
+def create(path: str, dirs: tuple[str, ...], **options: Any) -> None:
     """Make PATH an empty overlay: an ext3 image, a directory, or an ext3 partition inside a SIF image.
 
     A PATH that ends in '/' or is an empty directory becomes a directory overlay; a SIF image gets the overlay
@@ -81,20 +88,21 @@ def create(path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: in
     """
     with failures(f"cannot create the overlay {path}"):
         if path.endswith("/") or os.path.isdir(path):
-            _create_directory(path, dirs, _image_options())
+            _create_directory(path, dirs, _given("size", "sparse", "inodes", "profile", "label"))
         else:
-            _create_image(path, size, sparse, dirs, inodes, fakeroot)
+            if len(_given("inodes", "profile")) > 1:
+                raise click.UsageError("--inodes and --profile both say how many files; give one of them")
+            _create_image(path, dirs, **options)
 
 
-def _image_options() -> list[str]:
-    """The options given that mean nothing for a directory."""
-    context = click.get_current_context()
-    names = {"size": "--size", "sparse": "--sparse", "inodes": "--inodes", "fakeroot": "--fakeroot"}
-    given = click.core.ParameterSource.COMMANDLINE
-    return [option for name, option in names.items() if context.get_parameter_source(name) is given]
+def _given(*names: str) -> list[str]:
+    """Those of the options ``names`` that are on the command line."""
+    source = click.get_current_context().get_parameter_source
+    return [f"--{name}" for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]
 
 
 def _create_directory(path: str, dirs: tuple[str, ...], unfit: list[str]) -> None:
+    """--fakeroot asks for nothing here: whoever makes the directory owns it, and is root in a --fakeroot run."""
     from overlay.create import create_directory
 
     if unfit:
@@ -107,19 +115,21 @@ def _create_directory(path: str, dirs: tuple[str, ...], unfit: list[str]) -> Non
 
 
 def _create_image(
-    path: str, size: int, sparse: bool, dirs: tuple[str, ...], inodes: int | None, fakeroot: bool
-) -> None:
+    path: str, dirs: tuple[str, ...], size: int, sparse: bool, inodes: int | None, profile: str, fakeroot: bool,
+    label: str | None,
+) -> None:  # fmt: skip
     from overlay.create import create_ext3
     from sifkit.cli.console import CONSOLE
     from sifkit.sif.sniff import is_sif
 
-    owner = (0, 0) if fakeroot else None
+    make = create_ext3
     if os.path.isfile(path) and os.access(path, os.R_OK) and is_sif(path):
         from sifkit.image.embed import create_overlay
 
-        made = create_overlay(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
-    else:
-        made = create_ext3(path, size, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner)
+        make = create_overlay
+    owner = (0, 0) if fakeroot else None
+    each = PROFILES[profile]
+    made = make(path, size, dirs=dirs, sparse=sparse, inodes=inodes, bytes_per_inode=each, owner=owner, label=label)
     if not sparse and not made.reserved:
         CONSOLE.warning(f"{path}: this file system cannot reserve space; the image is sparse")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +44,7 @@ def info(target: str, as_json: bool) -> None:
 
 def _look(text: str) -> _Found:
     from overlay import count
+    from overlay import record as records
     from overlay.info import inspect
     from sifkit.image import target as targets
 
@@ -54,9 +56,11 @@ def _look(text: str) -> _Found:
         try:
             with targets.layer(target) as tree:
                 counts = count.count(tree)
+                if target.kind == "squashfs":
+                    told = told._replace(upper_owner=(tree.top.uid, tree.top.gid))
             if target.is_directory or target.is_ext:
                 with targets.whole(target) as tree:
-                    record = count.read_record(tree)
+                    record = records.read(tree)
         except ValueError as error:  # ExtError, SquashError
             told = told._replace(problem=f"damaged: {error}")
     return _Found(target, told, counts, record)
@@ -64,8 +68,6 @@ def _look(text: str) -> _Found:
 
 def _more_notes(target: Target, told: Info) -> Iterator[str]:
     """What will hurt, that the file system itself does not know."""
-    import os
-
     if target.partition and target.partition in target.partitions and not target.group:
         yield f"it is in no group, so no container shows it; sifkit sif set {target.partition} {target.path} --group 1"
     if target.partition and target.partition not in target.partitions:
@@ -75,7 +77,7 @@ def _more_notes(target: Target, told: Info) -> Iterator[str]:
         yield f"there are other overlay partitions in this file: {', '.join(f'#{number}' for number in others)}"
     owner, me = told.upper_owner, os.geteuid()
     if target.is_directory and owner is not None and me not in (0, owner[0]):
-        yield f"its upper/ belongs to uid {owner[0]}, you are {me}: you cannot write into it"
+        yield f"its upper/ belongs to uid {owner[0]}, you are uid {me}: you cannot write into it"
 
 
 def _printable(text: str) -> str:
@@ -93,6 +95,9 @@ def _lines(all_: _Found) -> Iterator[tuple[str, str]]:
         yield "partition", f"{target.partition} of this SIF image, {group}, at byte {found.offset}"
     if found.problem:
         yield "problem", found.problem
+    if found.kind == "directory" and not found.problem:
+        host = os.statvfs(found.path)
+        yield "free", f"{format_size(host.f_bavail * host.f_frsize)} on the file system it lies on"
     if target.partition:
         yield "size", format_size(found.size)
     elif found.kind != "directory":
@@ -108,7 +113,7 @@ def _lines(all_: _Found) -> Iterator[tuple[str, str]]:
         if ext.label:
             yield "label", ext.label.decode("utf-8", "backslashreplace")
     if found.upper_owner is not None:
-        yield "owner", "{}:{} (of upper/)".format(*found.upper_owner)
+        yield "owner", "{}:{}{}".format(*found.upper_owner, "" if found.kind == "squashfs" else " (of upper/)")
     if found.state:
         yield "state", found.state
     if found.kind not in ("squashfs", "SIF", "unknown"):

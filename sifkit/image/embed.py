@@ -18,9 +18,13 @@ def create_overlay(
     dirs: Iterable[str] = (),
     sparse: bool = False,
     inodes: int | None = None,
+    bytes_per_inode: int | None = None,
     owner: tuple[int, int] | None = None,
+    label: str | None = None,
 ) -> Created:
     """Add an ext3 overlay partition of ``size`` bytes to the image ``path``, in the group of its root.
+
+    The other arguments are those of `overlay.create.format_ext3`.
 
     `Failure`, each with its own sentence, for an image that is signed, encrypted, has no root or has an ext3
     overlay already. Interrupted at any point, the image is as it was.
@@ -29,7 +33,12 @@ def create_overlay(
 
     def format_in_place(file: str, offset: int) -> None:
         section = Section(file, offset, size)
-        made.append(format_ext3(section, dirs=dirs, sparse=sparse, inodes=inodes, owner=owner))
+        made.append(
+            format_ext3(
+                section, dirs=dirs, sparse=sparse, inodes=inodes, bytes_per_inode=bytes_per_inode, owner=owner,
+                label=label,
+            )
+        )  # fmt: skip
 
     try:
         with sif.editing(path) as edit:

@@ -34,10 +34,12 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
         elif isinstance(layer, SquashImage) and layer.section.offset:
             _hold_partition(layer.section, wait, held)
     if isinstance(plan.stack.upper, Overlay):
+        from overlay import record
         from overlay.upper import prepare
 
         _lock(plan.stack.upper.path, True, wait, held, notify)
         prepare(plan.stack.upper)
+        record.keep(plan.stack.upper.path, plan.image)
     elif isinstance(plan.stack.upper, ExtOverlay):
         _lock(plan.stack.upper.section, True, wait, held, notify)
         _prepare_image(plan, plan.stack.upper.section, notify)

@@ -55,6 +55,41 @@ def test_fakeroot_gives_it_to_root(tmp_path: Path) -> None:
     assert inspect(image).upper_owner == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("words", "inodes"),
+    [
+        (["-s", "64M"], 16384),  # no fewer than Apptainer's
+        (["-s", "1G"], 65536),
+        (["-s", "1G", "--profile", "default"], 65536),
+        (["-s", "1G", "--profile", "conda"], 262144),
+        (["-s", "64M", "--profile", "conda"], 16384),
+        (["-s", "1G", "--profile", "data"], 1024),
+        (["-s", "1G", "--inodes", "300000"], 300000),
+    ],
+)
+def test_profiles(tmp_path: Path, words: list[str], inodes: int) -> None:
+    image = str(tmp_path / "a.img")
+    assert sifkit("create", "-S", *words, image).output == ""
+    found = inspect(image).ext
+    assert found is not None
+    assert inodes <= found.inodes < inodes * 1.05
+    assert inspect(image).notes == []
+
+
+def test_a_label(tmp_path: Path) -> None:
+    image = str(tmp_path / "a.img")
+    sifkit("create", "-S", "--label", "my changes", image)
+    assert "label       my changes\n" in sifkit("info", image).output
+    assert "longer than 16 bytes" in str(refused("create", "-S", "--label", "x" * 17, str(tmp_path / "b.img")))
+    assert sorted(os.listdir(tmp_path)) == ["a.img"]
+
+
+def test_a_count_and_a_profile_are_one_too_many(tmp_path: Path) -> None:
+    done = sifkit("create", "--inodes", "100", "--profile", "conda", str(tmp_path / "a.img"))
+    assert done.exit_code == 2
+    assert "give one of them" in done.output
+
+
 def test_directory(tmp_path: Path) -> None:
     path = str(tmp_path / "d/")
     assert sifkit("create", "--create-dir", "opt", path + "/").exit_code == 0
@@ -74,9 +109,12 @@ def test_wrong_command_lines(tmp_path: Path, words: list[str]) -> None:
 
 
 def test_image_options_are_refused_for_a_directory(tmp_path: Path) -> None:
-    done = sifkit("create", "--sparse", "--size", "1G", str(tmp_path / "d") + "/")
+    words = ["--sparse", "--size", "1G", "--inodes", "99", "--profile", "data", "--label", "x"]
+    done = sifkit("create", *words, str(tmp_path / "d") + "/")
     assert done.exit_code == 2
-    assert "--size, --sparse" in done.output
+    assert "--size, --sparse, --inodes, --profile, --label" in done.output
+    assert sifkit("create", "--fakeroot", "--create-dir", "opt", str(tmp_path / "d") + "/").exit_code == 0
+    assert inspect(str(tmp_path / "d")).upper_owner == (os.geteuid(), os.getegid())
 
 
 def test_failures_say_what_and_why(tmp_path: Path) -> None:
@@ -106,8 +144,12 @@ def test_states_and_warnings(tmp_path: Path) -> None:
     image = str(tmp_path / "a.img")
     create_ext3(image, 64 * MIB, sparse=True, owner=(12345, 12345), inodes=16)
     section = Section(image, 0, 64 * MIB)
-    if os.geteuid() != 0:
-        assert any("belongs to uid 12345" in note for note in inspect(image).notes)
+    counts = (b"free_blocks_count", b"free_inodes_count")
+    e2fsprogs.debugfs(section, [[b"ssv", count, b"0"] for count in counts], write=True)
+    notes = " ".join(inspect(image).notes)
+    assert ("belongs to uid 12345, you are uid" in notes) is (os.geteuid() != 0)
+    assert "nearly full: few blocks" in notes
+    assert "nearly full: few inodes" in notes
     e2fsprogs.debugfs(section, [[b"feature", b"needs_recovery"]], write=True)
     assert inspect(image).state.startswith("needs recovery")
     e2fsprogs.debugfs(section, [[b"feature", b"-needs_recovery"], [b"ssv", b"state", b"0"]], write=True)

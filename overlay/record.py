@@ -1,0 +1,66 @@
+"""``sifkit.json``, beside ``upper/`` in an overlay: on what base it was last used by somebody who could write.
+
+One JSON object; ``base`` is the path of the image. Other members are kept. It only informs: what cannot be
+understood counts as no record, and what cannot be written stops nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from overlay import holder
+
+if TYPE_CHECKING:
+    from overlay.tree import Tree
+
+NAME: Final = "sifkit.json"
+_LARGEST: Final = 65536
+
+
+def read(whole: Tree) -> dict[str, Any]:
+    """What the record at the top of ``whole`` says; {} without one. Raises as `Tree` does."""
+    found = whole.lookup(NAME.encode())
+    if found is None or not found.is_file or found.size > _LARGEST:
+        return {}
+    with whole.open(found) as stream:
+        return _decode(stream.read(_LARGEST))
+
+
+def updated(old: bytes, base: str) -> bytes:
+    """The record ``old`` (empty: none yet) with this base, as it is to be written; ``old`` itself if it says so."""
+    new = holder.json_object({"base": base}) + b"\n"  # by hand, as a start must not load json
+    if old in (b"", new):
+        return new
+    import json
+
+    fields = _decode(old)
+    if fields.get("base") == base:
+        return old
+    return json.dumps({**fields, "base": base}).encode() + b"\n"
+
+
+def keep(overlay: str, base: str) -> None:
+    """Record in the directory overlay ``overlay``, which is locked, that it is used on ``base``."""
+    # A full disk or quota must not keep anybody from opening the overlay to delete.
+    with contextlib.suppress(OSError):
+        fd = os.open(f"{overlay}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        try:
+            old = os.read(fd, _LARGEST)
+            new = updated(old, base)
+            if new != old:
+                os.pwrite(fd, new, 0)
+                os.ftruncate(fd, len(new))
+        finally:
+            os.close(fd)
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    import json
+
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
