@@ -1,4 +1,4 @@
-"""From a plan to a mounted root, inside the session: what init does before the payload starts."""
+"""From a plan to a mounted root, inside the scratch tmpfs: what init does before the payload starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
 from sifkit.runtime import bindmount, points, writable
 from sifkit.runtime.plan import Plan
-from sifkit.runtime.session import SESSION
+from sifkit.runtime.scratch import SCRATCH
 
 if TYPE_CHECKING:
     from overlay import fuse
@@ -25,7 +25,7 @@ class Assembled(NamedTuple):
     files: str
     servers: tuple[fuse.Server, ...]
     decision: driver.Decision
-    disk_session: str = ""
+    disk_scratch: str = ""
 
 
 class Survey(NamedTuple):
@@ -37,7 +37,7 @@ class Survey(NamedTuple):
 
 def survey(plan: Plan, extra_points: bool) -> Survey:
     """Probe the kernel, and look at the upper directory."""
-    found = features.probe(f"{SESSION}/probe", plan.privileged)
+    found = features.probe(f"{SCRATCH}/probe", plan.privileged)
     upper = plan.stack.upper
     fstype, xattr = "", True
     if isinstance(upper, Overlay):
@@ -59,7 +59,7 @@ def survey(plan: Plan, extra_points: bool) -> Survey:
 
 
 def assemble(plan: Plan, notify: Notify) -> Assembled:
-    """Mount the root of ``plan``. `session.enter` comes first. `Failure` when it cannot be done."""
+    """Mount the root of ``plan``. `scratch.enter` comes first. `Failure` when it cannot be done."""
     seen = survey(plan, extra_points=False)
     # Real root sees the owners in an image; everybody else is made owner of all of it.
     owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
@@ -82,7 +82,7 @@ def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | 
         return [Attached(layer.path, "as it is") for layer in layers if isinstance(layer, Directory)]
     from overlay.attach import attach_all  # images need FUSE or loop devices, directories nothing
 
-    return attach_all(layers, f"{SESSION}/images", found, owner)
+    return attach_all(layers, f"{SCRATCH}/images", found, owner)
 
 
 def _mount(
@@ -94,7 +94,7 @@ def _mount(
     servers: tuple[fuse.Server, ...],
     notify: Notify,
 ) -> Assembled:
-    root, files = f"{SESSION}/root", f"{SESSION}/files"
+    root, files = f"{SCRATCH}/root", f"{SCRATCH}/files"
     if decision.driver == "bind":
         attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
         attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
@@ -112,7 +112,7 @@ def _mount(
     parts = mount.Parts(tuple(lowers), opened.upper, opened.work)
     if decision.driver == "kernel":
         try:
-            mount.kernel(parts, root, decision.by_text, f"{SESSION}/links")
+            mount.kernel(parts, root, decision.by_text, f"{SCRATCH}/links")
         except mount.Refused as error:
             decision = _instead(decision, error, seen, notify)
         else:
@@ -121,7 +121,7 @@ def _mount(
     squash = (plan.who.uid, plan.who.gid) if decision.squash else None
     # Without write-back a full image refuses the write itself, not a later one or none (fuse-overlayfs's cache).
     at_once = isinstance(plan.stack.upper, ExtOverlay)
-    server = mount.fuse_overlay(parts, root, f"{SESSION}/links", squash, at_once)
+    server = mount.fuse_overlay(parts, root, f"{SCRATCH}/links", squash, at_once)
     mount.wait(server)
     return Assembled(root, files, (*servers, server), decision, opened.disk)
 
@@ -146,6 +146,6 @@ def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: drive
         if decision.driver == "kernel" and isinstance(layer, ExtImage):
             from overlay.attach import kernel_layers
 
-            here = kernel_layers(layer, entry, f"{SESSION}/images/{number}")
+            here = kernel_layers(layer, entry, f"{SCRATCH}/images/{number}")
         paths += here if number else []
     return [*paths, attached[0].path]

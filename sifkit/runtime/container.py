@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from overlay import driver
 from overlay.failure import Failure
 from overlay.layer import Tmpfs
-from sifkit.runtime import assemble, children, claim, init, linux, points, session
+from sifkit.runtime import assemble, children, claim, init, linux, points, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -74,17 +74,17 @@ def _init_killed(plan: Plan, status: int, notify: Notify) -> int:
     """Init is gone, so its orphans are ours now: end them, for their mounts and servers are no longer kept."""
     children.kill_all(())
     if isinstance(plan.stack.upper, Tmpfs):
-        _remove_disk_session()
+        _remove_disk_scratch()
     number = os.WTERMSIG(status)
     if number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         notify.warning(f"the container's init process was killed by signal {number}; everything in it was ended")
     return children.exit_code(status)
 
 
-def _remove_disk_session() -> None:
+def _remove_disk_scratch() -> None:
     import shutil
 
-    directory, prefix = session.on_disk(os.getpid())
+    directory, prefix = scratch.on_disk(os.getpid())
     for name in os.listdir(directory):
         if name.startswith(prefix):
             shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
@@ -96,7 +96,7 @@ def dry_run(plan: Plan, show: Callable[[driver.Decision], None]) -> int:
     if child:
         return children.exit_code(os.waitpid(child, 0)[1])
     try:
-        session.enter(plan)
+        scratch.enter(plan)
         seen = assemble.survey(plan, points.lacking(plan))
         show(driver.choose(plan.stack, seen.features, seen.situation))
         os._exit(0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
-from sifkit.runtime import assemble, children, linux, payload, session
+from sifkit.runtime import assemble, children, linux, payload, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
 
 
 def _run(plan: Plan, notify: Notify, monitor: int) -> int:
-    session.enter(plan)
+    scratch.enter(plan)
     assembled = assemble.assemble(plan, notify)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     me = os.getpid()
@@ -172,7 +172,7 @@ def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify
             fuse.stop(server)
             for line in fuse.remarks(server):
                 notify.warning(f"{server.name}: {line}")
-    if assembled.disk_session:
+    if assembled.disk_scratch:
         import shutil
 
-        shutil.rmtree(assembled.disk_session, ignore_errors=True)
+        shutil.rmtree(assembled.disk_scratch, ignore_errors=True)

@@ -7,9 +7,9 @@ import os
 from overlay.layer import Directory
 from sifkit.runtime import inroot
 from sifkit.runtime.plan import Plan
-from sifkit.runtime.session import SESSION
+from sifkit.runtime.scratch import SCRATCH
 
-PLACE = f"{SESSION}/points"
+PLACE = f"{SCRATCH}/points"
 
 
 def make(plan: Plan, base: str) -> bool:

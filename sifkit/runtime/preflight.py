@@ -78,7 +78,7 @@ def _device(path: str) -> str:
 
 def judge(host: Host) -> tuple[Finding, ...]:
     """Every need of a run and how ``host`` meets it, in the order in which a run needs them."""
-    found = [_namespaces(host), *_switches(host), _session(host), *_overlay(host), _fuse(host)]
+    found = [_namespaces(host), *_switches(host), _tmpfs(host), *_overlay(host), _fuse(host)]
     if host.kernel.privileged:
         found.append(_loop(host))
     for wanted, program in zip(preflight_programs.WANTED, host.programs, strict=True):
@@ -137,13 +137,13 @@ def _at_least_one(bad: Mark, name: str, value: str, proposed: str) -> Finding:
     return Finding(bad, name, "0: ordinary users get no user namespace", advice)
 
 
-def _session(host: Host) -> Finding:
+def _tmpfs(host: Host) -> Finding:
     if host.kernel.namespaces:
-        return _untried("tmpfs for the session")
-    if host.kernel.session:
+        return _untried("tmpfs to build on")
+    if host.kernel.tmpfs:
         advice = "--debug shows more; in a container, the one around us must allow mounts"
-        return Finding("missing", "tmpfs for the session", host.kernel.session, advice)
-    return Finding("ok", "tmpfs for the session", "mounted")
+        return Finding("missing", "tmpfs to build on", host.kernel.tmpfs, advice)
+    return Finding("ok", "tmpfs to build on", "mounted")
 
 
 def _untried(need: str) -> Finding:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from overlay import features, linux
 from overlay.failure import Failure
 from overlay.features import Features
-from sifkit.runtime import children, session, userns
+from sifkit.runtime import children, scratch, userns
 
 SWITCHES = {
     "user.max_user_namespaces": "/proc/sys/user/max_user_namespaces",
@@ -23,13 +23,13 @@ SWITCHES = {
 class Kernel(NamedTuple):
     """What a trial run met. The texts are "" when it worked, else they say why not.
 
-    ``namespaces``: entering them. ``session``: the tmpfs that everything is built on. ``features``: None when one
+    ``namespaces``: entering them. ``tmpfs``: the one that everything is built on. ``features``: None when one
     of those failed. ``fuse_mount``: mounting a FUSE file system, which a host may forbid with /dev/fuse open.
     """
 
     privileged: bool
     namespaces: str = ""
-    session: str = ""
+    tmpfs: str = ""
     features: Features | None = None
     fuse_mount: str = ""
 
@@ -76,14 +76,14 @@ def _try(uid: int, gid: int, privileged: bool) -> dict[str, object]:
         userns.enter(uid, gid, privileged)
     except Failure as failure:
         return {"namespaces": failure.cause}
-    scratch = f"{session.SESSION}/probe"
+    place = f"{scratch.SCRATCH}/probe"
     try:
-        linux.mount("sifkit", session.SESSION, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1048576")
-        os.mkdir(scratch, 0o755)
-        found = features.probe(scratch, privileged)
+        linux.mount("sifkit", scratch.SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1048576")
+        os.mkdir(place, 0o755)
+        found = features.probe(place, privileged)
     except OSError as error:
-        return {"session": error.strerror or str(error)}
-    return {"features": found._asdict(), "fuse_mount": _try_fuse(f"{session.SESSION}/fuse") if found.fuse else ""}
+        return {"tmpfs": error.strerror or str(error)}
+    return {"features": found._asdict(), "fuse_mount": _try_fuse(f"{scratch.SCRATCH}/fuse") if found.fuse else ""}
 
 
 def _try_fuse(point: str) -> str:

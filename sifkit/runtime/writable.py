@@ -9,7 +9,7 @@ from overlay import linux
 from overlay.failure import from_oserror
 from overlay.layer import ExtOverlay, Overlay, Tmpfs
 from sifkit.runtime import inroot
-from sifkit.runtime.session import SESSION, on_disk
+from sifkit.runtime.scratch import SCRATCH, on_disk
 
 if TYPE_CHECKING:
     from overlay import driver, features
@@ -59,7 +59,7 @@ def _open(upper: Writable | None, found: features.Features, name: driver.Name) -
 
 
 def _memory(size: int) -> str:
-    place = f"{SESSION}/upper"
+    place = f"{SCRATCH}/upper"
     os.mkdir(place, 0o755)
     try:
         linux.mount("tmpfs", place, "tmpfs", linux.MS_NODEV, f"mode=0755,size={size}")
@@ -76,14 +76,14 @@ def _disk() -> str:
     try:
         return tempfile.mkdtemp(prefix=prefix, dir=directory)
     except OSError as error:
-        raise from_oserror(f"cannot make a session in {directory}", error) from None
+        raise from_oserror(f"cannot make a place for the changes in {directory}", error) from None
 
 
 def _image(upper: ExtOverlay, by_kernel: bool) -> tuple[str, Server | None]:
     from overlay.attach import attach_writable
     from overlay.image import unify_whiteouts
 
-    place = f"{SESSION}/image"
+    place = f"{SCRATCH}/image"
     os.mkdir(place)
     try:
         server = attach_writable(upper, place, by_kernel)

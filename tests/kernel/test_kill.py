@@ -35,7 +35,7 @@ def words_for(kind: str, rootfs: Path, squash: Path, overlay: Path) -> list[str]
         "squashfs": ["--overlay", str(overlay), str(squash)],
         "fuse-overlayfs": ["--overlay", str(overlay), str(rootfs)],
         "tmpfs": ["--writable-tmpfs", str(rootfs)],
-        "disk session": ["--writable-tmpfs", str(rootfs)],
+        "on disk": ["--writable-tmpfs", str(rootfs)],
     }[kind]
 
 
@@ -44,7 +44,7 @@ def environment_for(kind: str) -> dict[str, str]:
     extra = {
         "squashfs": {"SIFKIT_DEBUG_WITHOUT": "loop"},  # root too would not use squashfuse else
         "fuse-overlayfs": {"SIFKIT_OVERLAY_DRIVER": "fuse-overlayfs"},
-        "disk session": {"SIFKIT_DEBUG_WITHOUT": "tmpfs_xattr"},
+        "on disk": {"SIFKIT_DEBUG_WITHOUT": "tmpfs_xattr"},
     }
     return {**os.environ, **extra.get(kind, {})}
 
@@ -70,7 +70,7 @@ def test_a_kill_of_the_monitor_at_any_moment(
             assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "disk session"])
+@pytest.mark.parametrize("kind", [*KINDS, "on disk"])
 @pytest.mark.parametrize("name", ["KILL", "TERM", "INT", "HUP"])
 def test_an_end_of_a_running_one(
     start: Start, sifkit: Program, rootfs: Path, rootfs_squash: Path, overlay_dir: Path, kind: str, name: str
@@ -85,7 +85,7 @@ def test_an_end_of_a_running_one(
     assert sifkit.ok("exec", *words, "cat", "/usr/share/demo/greeting", env=environment) == "hello from the base\n"
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "disk session"])
+@pytest.mark.parametrize("kind", [*KINDS, "on disk"])
 def test_a_kill_of_init(
     start: Start, sifkit: Program, rootfs: Path, rootfs_squash: Path, overlay_dir: Path, kind: str
 ) -> None:

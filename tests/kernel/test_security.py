@@ -94,9 +94,9 @@ def test_fuse_mounts_give_neither_set_uid_nor_devices(start: Start, rootfs: Path
         around = Path(f"/proc/{running.init()}/mountinfo").read_text()
         kinds = ("fuse", "fuse.fuse-overlayfs", "fuse.squashfuse", "fuse.squashfuse_ll")
         root = [options for point, options in options_of(inside, kinds) if point == "/"]
-        session = [options for point, options in options_of(around, kinds) if "/session/" in point]
-        assert root and session
-        assert all({"nosuid", "nodev"} <= options for options in root + session)
+        scratch = [options for point, options in options_of(around, kinds) if "/scratch/" in point]
+        assert root and scratch
+        assert all({"nosuid", "nodev"} <= options for options in root + scratch)
         finish(running)
 
 

@@ -91,13 +91,13 @@ def test_a_refusal_that_no_switch_explains() -> None:
 
 def test_what_was_not_tried_is_not_called_missing() -> None:
     tried_later = [finding for finding in preflight.judge(REFUSED) if finding.found.startswith("not tried")]
-    assert [finding.need for finding in tried_later][:2] == ["tmpfs for the session", "kernel overlayfs"]
+    assert [finding.need for finding in tried_later][:2] == ["tmpfs to build on", "kernel overlayfs"]
     assert {finding.mark for finding in tried_later} == {"warn"}
 
 
-def test_a_session_that_cannot_be_mounted_is_essential() -> None:
-    host = GOOD._replace(kernel=Kernel(False, session="Permission denied"))
-    assert found(host, "tmpfs for the session")[:3] == ("missing", "tmpfs for the session", "Permission denied")
+def test_a_tmpfs_that_cannot_be_mounted_is_essential() -> None:
+    host = GOOD._replace(kernel=Kernel(False, tmpfs="Permission denied"))
+    assert found(host, "tmpfs to build on")[:3] == ("missing", "tmpfs to build on", "Permission denied")
 
 
 def test_fuse_overlayfs_stands_in_for_the_kernel() -> None:
@@ -209,7 +209,7 @@ def test_a_program_that_cannot_be_run_is_no_traceback(tmp_path: Path, monkeypatc
 def test_this_host_is_looked_at() -> None:
     before = Path("/proc/self/mountinfo").read_text()
     host = preflight.look(identity.caller())
-    assert host.kernel.namespaces == "" and host.kernel.session == ""
+    assert host.kernel.namespaces == "" and host.kernel.tmpfs == ""
     assert host.kernel.features is not None and host.kernel.features.overlay
     assert preflight.ready(preflight.judge(host))
     assert Path("/proc/self/mountinfo").read_text() == before

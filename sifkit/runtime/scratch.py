@@ -1,4 +1,4 @@
-"""The session: the tmpfs below which init builds the container, in namespaces of its own.
+"""The scratch tmpfs: where init builds the container, in namespaces of its own.
 
 It is mounted over a directory of our own package, so that no directory of the host is hidden and none has to
 be made or removed:
@@ -17,23 +17,23 @@ from overlay.failure import from_oserror
 from sifkit.runtime import userns
 from sifkit.runtime.plan import Plan
 
-SESSION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "session")
-_SESSION_BYTES = 64 << 20
+SCRATCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scratch")
+_BYTES = 64 << 20
 
 
 def enter(plan: Plan) -> None:
-    """Enter the namespaces and mount the empty session."""
+    """Enter the namespaces and mount the empty tmpfs."""
     userns.enter(plan.who.uid, plan.who.gid, plan.privileged)
     try:
-        linux.mount("sifkit", SESSION, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0755,size={_SESSION_BYTES}")
+        linux.mount("sifkit", SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0755,size={_BYTES}")
         for name in ("images", "points", "files", "root", "links", "probe"):
-            os.mkdir(f"{SESSION}/{name}", 0o755)
+            os.mkdir(f"{SCRATCH}/{name}", 0o755)
     except OSError as error:
-        raise from_oserror("cannot mount a tmpfs for the session", error) from None
+        raise from_oserror("cannot mount a tmpfs to build the container on", error) from None
 
 
 def on_disk(monitor: int) -> tuple[str, str]:
-    """Where a session on disk of the process ``monitor`` is made, and how its name begins."""
+    """Where the throwaway layer of the process ``monitor`` lies if not in memory, and how its name begins."""
     import tempfile
 
     return os.environ.get("SIFKIT_SESSION_DIR") or tempfile.gettempdir(), f"sifkit-{os.uname().nodename}-{monitor}-"
