@@ -39,7 +39,8 @@ each_command = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: "sifk
 
 
 def options_of(entry: Entry) -> list[click.Option]:
-    return [param for param in entry.command.params if isinstance(param, click.Option) and not param.hidden]
+    found, of_click = entry.command.get_params(entry.context), entry.command.get_help_option(entry.context)
+    return [param for param in found if isinstance(param, click.Option) and param is not of_click and not param.hidden]
 
 
 @each_command

@@ -26,11 +26,19 @@ def _set_level(ctx: click.Context, parameter: click.Parameter, value: bool) -> N
             ctx.meta["sifkit.verbose"] = True
 
 
+def _level(names: list[str], text: str) -> click.Option:
+    return click.Option(names, is_flag=True, expose_value=False, callback=_set_level, help=text)
+
+
 # -q, -s, -v, -d: before the command or after it. Made once, shared by every command.
-VERBOSITY = tuple(
-    click.Option([short, long], is_flag=True, expose_value=False, callback=_set_level, help=text)
-    for short, long, _, text in _LEVELS
-)
+VERBOSITY = tuple(_level([short, long], text) for short, long, _, text in _LEVELS)
+
+
+def verbosity_without(taken: set[str]) -> list[click.Option]:
+    """`VERBOSITY` for a command that has its own meaning for some of the names."""
+    if not taken.intersection(name for option in VERBOSITY for name in option.opts):
+        return list(VERBOSITY)
+    return [_level([name for name in option.opts if name not in taken], option.help or "") for option in VERBOSITY]
 
 
 def verbosity(function: F) -> F:

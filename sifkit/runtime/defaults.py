@@ -10,7 +10,7 @@ from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo
 
 if TYPE_CHECKING:
-    from sifkit.runtime.plan import Request
+    from sifkit.runtime.request import Request
     from sifkit.runtime.step import Step
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
@@ -27,11 +27,12 @@ _NEVER_CWD = frozenset(
 
 def steps(who: Identity, home: str, cwd: str, request: Request, accounts: bool) -> tuple[Step, ...]:
     """All steps in order. ``home``: absolute; ``cwd``: "" when the caller's cannot be told."""
-    in_home = request.home and home != "/"
-    done: list[Step] = _contained_dev() if request.contain else [Bind("/dev", "/dev", devices=True)]
+    mounts = request.mounts
+    in_home = mounts.home and home != "/"
+    done: list[Step] = _contained_dev() if mounts.contain else [Bind("/dev", "/dev", devices=True)]
     done += [Bind(path, path, optional=True) for path in ("/etc/localtime", "/etc/hosts") if os.path.exists(path)]
     done += [Bind("/proc", "/proc", devices=True), Bind("/sys", "/sys", devices=True, optional=True)]
-    if request.contain:
+    if mounts.contain:
         done += [Memory(home, 0o700, optional=True)] if in_home else []
         done += [Memory("/tmp", 0o1777), Memory("/var/tmp", 0o1777, optional=True)]
     else:
@@ -40,8 +41,8 @@ def steps(who: Identity, home: str, cwd: str, request: Request, accounts: bool) 
     if accounts:
         done += [Account("/etc/passwd", who), Account("/etc/group", who)]
     done += _resolver()
-    done += sorted(request.binds, key=lambda bind: bind.destination.rstrip("/").count("/"))
-    if not request.contain and not request.cwd:
+    done += sorted(mounts.binds, key=lambda bind: bind.destination.rstrip("/").count("/"))
+    if not mounts.contain and not request.cwd:
         done += _working_directory(cwd, done)
     return tuple(done)
 

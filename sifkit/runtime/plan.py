@@ -6,37 +6,16 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.failure import USAGE, Failure
-from overlay.layer import Directory, Lower, Overlay, Stack, Writable
+from overlay.layer import Directory, Overlay, Stack
 from sifkit.runtime import defaults, environ, foreign
 from sifkit.runtime.identity import Identity
-from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
+    from sifkit.runtime.request import Layers, Request
     from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
 SHELLS = (("/bin/bash", "--norc"), ("/usr/bin/bash", "--norc"), ("/bin/sh",), ("/usr/bin/sh",))
-
-
-class Request(NamedTuple):
-    """What was asked for, with images and overlays already found. Container paths are absolute."""
-
-    verb: str
-    image: str
-    base: Lower
-    args: tuple[str, ...]
-    lowers: tuple[Lower, ...] = ()
-    upper: Writable | None = None
-    in_place: bool = False
-    create_dirs: tuple[str, ...] = ()
-    binds: tuple[Bind, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    clean_env: bool = False
-    contain: bool = False
-    home: bool = True
-    cwd: str = ""
-    shell: str = ""
-    wait: bool = False
 
 
 class Plan(NamedTuple):
@@ -64,58 +43,59 @@ class Plan(NamedTuple):
 
 def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
     """Make the plan of ``request`` for the caller ``who`` with the environment ``host``. Changes nothing."""
-    _check(request)
+    layers, variables = request.layers, request.variables
+    _check(request.image, layers)
+    if request.cwd and not os.path.isabs(request.cwd):
+        raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
     home = who.home if os.path.isabs(who.home) else "/"
     cwd = _host_cwd()
-    writable_root = privileged and (request.in_place or request.upper is not None)
+    writable_root = privileged and (layers.in_place or layers.upper is not None)
     steps = defaults.steps(who, home, cwd, request, accounts=not writable_root)
-    base = request.base.path if isinstance(request.base, Directory) else ""
+    base = layers.base.path if isinstance(layers.base, Directory) else ""
     return Plan(
         verb=request.verb,
         image=request.image,
-        stack=Stack(request.base, request.lowers, request.upper, request.in_place),
+        stack=Stack(layers.base, layers.lowers, layers.upper, layers.in_place),
         steps=steps,
         who=who,
         privileged=privileged,
         foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
         commands=commands(request),
-        environment=environ.build(host, request.image, request.verb, home, request.clean_env, request.env),
+        environment=environ.build(host, request.image, request.verb, home, variables.clean, variables.given),
         cwds=_cwds(request, home, cwd),
         cwd_required=bool(request.cwd),
-        create_dirs=request.create_dirs,
+        create_dirs=layers.create_dirs,
         umask=_umask(),
         wait=request.wait,
     )
 
 
-def _check(request: Request) -> None:
-    if request.in_place and (request.upper is not None or request.lowers):
+def _check(image: str, layers: Layers) -> None:
+    if layers.in_place and (layers.upper is not None or layers.lowers):
         raise Failure(
             "--writable excludes overlays",
             "it writes into the image directory itself",
             "leave out --writable to write into the overlay",
             USAGE,
         )
-    if request.in_place and not isinstance(request.base, Directory):
+    if layers.in_place and not isinstance(layers.base, Directory):
         raise Failure(
-            f"--writable: {request.image} cannot be written",
+            f"--writable: {image} cannot be written",
             "a squashfs image is read-only by nature",
             "use --overlay DIR/ to keep the changes, or --writable-tmpfs to throw them away",
         )
-    if request.in_place and isinstance(request.base, Directory) and not os.access(request.base.path, os.W_OK):
+    if layers.in_place and isinstance(layers.base, Directory) and not os.access(layers.base.path, os.W_OK):
         raise Failure(
-            f"--writable: you may not write in {request.image}",
+            f"--writable: you may not write in {image}",
             "the directory belongs to somebody else or lies on a read-only file system",
             "use --overlay DIR/ to keep the changes beside it",
         )
-    if request.create_dirs and request.upper is None:
+    if layers.create_dirs and layers.upper is None:
         hint = "add --overlay DIR/ or --writable-tmpfs"
         raise Failure("--create-dir needs a writable overlay", "there is none to make it in", hint, USAGE)
-    for path in request.create_dirs:
+    for path in layers.create_dirs:
         if ".." in path.split("/") or not path.strip("/"):
             raise Failure(f"--create-dir {path}", "it must be a path inside the container, without '..'", "", USAGE)
-    if request.cwd and not os.path.isabs(request.cwd):
-        raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
 
 
 def commands(request: Request) -> tuple[tuple[str, ...], ...]:
@@ -138,8 +118,8 @@ def _host_cwd() -> str:
 def _cwds(request: Request, home: str, cwd: str) -> tuple[str, ...]:
     if request.cwd:
         return (request.cwd,)
-    fallback = (home, "/") if request.home else ("/",)
-    return fallback if request.contain or not cwd else (cwd, *fallback)
+    fallback = (home, "/") if request.mounts.home else ("/",)
+    return fallback if request.mounts.contain or not cwd else (cwd, *fallback)
 
 
 def _umask() -> int:

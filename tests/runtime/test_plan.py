@@ -11,13 +11,15 @@ from overlay.layer import Directory, Overlay, SquashImage, Tmpfs
 from overlay.section import Section
 from sifkit.runtime import memory, plan
 from sifkit.runtime.identity import Identity
+from sifkit.runtime.request import Layers, Mounts, Request
 from sifkit.runtime.steps import Bind, Memory
 
 ME = Identity(54321, 54321, (54321,), "me", "/home/me", "/bin/sh")
 
 
 def build(tmp_path: Path, verb: str = "exec", **given: object) -> plan.Plan:
-    request = plan.Request(verb, str(tmp_path), Directory(str(tmp_path)), ("cmd", "arg"), **given)  # type: ignore[arg-type]
+    layers = Layers(Directory(str(tmp_path)))
+    request = Request(verb, str(tmp_path), layers, ("cmd", "arg"), **given)  # type: ignore[arg-type]
     return plan.build(request, ME, {"PATH": "/bin"}, privileged=False)
 
 
@@ -32,7 +34,7 @@ def test_what_real_programs_expect_is_there(tmp_path: Path) -> None:
 
 
 def test_contain_replaces_what_belongs_to_the_host(tmp_path: Path) -> None:
-    made = build(tmp_path, contain=True)
+    made = build(tmp_path, mounts=Mounts(contain=True))
     memory_at = {step.destination for step in made.steps if isinstance(step, Memory)}
     assert {"/tmp", "/var/tmp", "/home/me", "/dev", "/dev/shm"} <= memory_at
     assert made.cwds[0] == "/home/me"
@@ -40,12 +42,12 @@ def test_contain_replaces_what_belongs_to_the_host(tmp_path: Path) -> None:
 
 def test_binds_come_shallow_first_and_after_everything_else(tmp_path: Path) -> None:
     deep, shallow = Bind("/etc", "/a/b/c"), Bind("/etc", "/a")
-    found = destinations(build(tmp_path, binds=(deep, shallow), contain=True))
+    found = destinations(build(tmp_path, mounts=Mounts((deep, shallow), contain=True)))
     assert found[-2:] == ["/a", "/a/b/c"]
 
 
 def test_no_home_leaves_it_out(tmp_path: Path) -> None:
-    assert "/home/me" not in destinations(build(tmp_path, home=False, contain=True))
+    assert "/home/me" not in destinations(build(tmp_path, mounts=Mounts(home=False, contain=True)))
 
 
 def test_the_commands_of_each_verb(tmp_path: Path) -> None:
@@ -66,19 +68,23 @@ def test_the_commands_of_each_verb(tmp_path: Path) -> None:
         {"create_dirs": ("x",)},
         {"create_dirs": ("../x",), "upper": Overlay("/o")},
         {"create_dirs": ("/",), "upper": Overlay("/o")},
-        {"cwd": "relative"},
         {"base": SquashImage(Section("/x", 0, 1)), "in_place": True},
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path: Path, given: dict[str, object]) -> None:
-    request = plan.Request("exec", "/x", Directory(str(tmp_path)), ("cmd",))._replace(**given)
+    layers = Layers(Directory(str(tmp_path)))._replace(**given)  # type: ignore[arg-type]
     with pytest.raises(Failure):
-        plan.build(request, ME, {}, privileged=False)
+        plan.build(Request("exec", "/x", layers, ("cmd",)), ME, {}, privileged=False)
+
+
+def test_the_working_directory_is_absolute(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="--cwd"):
+        build(tmp_path, cwd="relative")
 
 
 def test_a_base_of_somebody_else_is_seen(tmp_path: Path) -> None:
     assert build(tmp_path).foreign_base != ""
-    request = plan.Request("exec", "/x", Directory(str(tmp_path)), ("cmd",))
+    request = Request("exec", "/x", Layers(Directory(str(tmp_path))), ("cmd",))
     own = ME._replace(uid=tmp_path.stat().st_uid, gid=tmp_path.stat().st_gid)
     assert plan.build(request, own, {}, privileged=False).foreign_base == ""
     assert plan.build(request, own._replace(gid=54321), {}, privileged=False).foreign_base.startswith("group ")

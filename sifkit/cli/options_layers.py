@@ -1,0 +1,37 @@
+"""Options about what is stacked on the image, and what takes the writes."""
+
+from __future__ import annotations
+
+import click
+
+from sifkit.cli.run_option import Spec
+
+OPTIONS = (
+    Spec(
+        ("-o", "--overlay"),
+        "Stack SRC on the image: a directory, an ext3 or a squashfs file. Repeatable; later is higher, a writable one "
+        "is on top.",
+        "SRC[:ro|:rw]", many=True, twins=("OVERLAY", "OVERLAYIMAGE"),
+    ),
+    Spec(("--writable-tmpfs",), "Take writes in memory and throw them away at the end."),
+    Spec(
+        ("--tmpfs-size",),
+        "Most that --writable-tmpfs holds (512M, 4G; default: 1G, or half of the free memory if that is less).",
+        "SIZE",
+    ),
+    Spec(("-w", "--writable"), "Write into the image itself: its directory, or the ext3 overlay inside a SIF."),
+    Spec(
+        ("--read-only",),
+        "Do not write into the overlay inside a SIF, which otherwise takes the writes when nothing else does.",
+    ),
+    Spec(("--create-dir",), "Make DIR in the writable overlay, owned by you. Repeatable.", "DIR", many=True, twins=()),
+    Spec(
+        ("--unsquash",),
+        "Unpack the image once into the cache and run from there; done by itself where FUSE is missing.",
+    ),
+    Spec(
+        ("--wait-lock",),
+        "Wait so long for an overlay that is in use (default: not at all).",
+        "SECONDS", type=click.FloatRange(min=0),
+    ),
+)  # fmt: skip

@@ -1,0 +1,17 @@
+"""Options about the run itself: where it starts, how it ends, what is only shown."""
+
+from __future__ import annotations
+
+from sifkit.cli.run_option import Spec
+
+OPTIONS = (
+    Spec(
+        ("--cwd", "--pwd"),
+        "Start in DIR of the container.",
+        "DIR", field="cwd", twins=("CWD", "TARGET_CWD", "TARGET_PWD"),
+    ),
+    Spec(("-s", "--shell"), "Program in the container to run as the shell.", "PATH", verbs=("shell",)),
+    Spec(("--wait",), "At the end wait for processes left in the background."),
+    Spec(("--dry-run",), "Print what would be done, layer by layer, and do nothing."),
+    Spec(("--json",), "With --dry-run: print it as JSON.", twins=()),
+)  # fmt: skip

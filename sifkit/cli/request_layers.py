@@ -1,0 +1,87 @@
+"""From the options about layers to `Layers`, with image and overlays found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from overlay.features import fuse_usable
+from overlay.layer import Arranged, Directory, SquashImage, Tmpfs
+from sifkit.cli import config, options
+from sifkit.cli.console import CONSOLE
+from sifkit.runtime import userns
+from sifkit.runtime.request import Layers
+
+if TYPE_CHECKING:
+    from overlay.layer import Lower
+    from overlay.spec import LayerSpec
+    from sifkit.cli.run_option import Given
+    from sifkit.image.embedded import Chosen
+    from sifkit.image.resolve import Image
+
+
+def layers(found: Image, given: Given, settings: config.Config) -> Layers:
+    """The stack that the command line and the configuration ask for; warnings are given."""
+    stacked = _arrange(given["overlay"] or (), _tmpfs(given, settings))
+    inside = _embedded(found, given, may_write=stacked.upper is None and not stacked.demoted)
+    for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
+        CONSOLE.warning(warning)
+    if inside:
+        stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
+    in_place = bool(given["writable"]) and not (inside and inside.upper)
+    base = _base(found, bool(given["unsquash"]), in_place)
+    return Layers(base, stacked.lowers, stacked.upper, in_place, given["create_dir"] or ())
+
+
+def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:
+    """The root file system: as it is, or unpacked when that was asked for or nothing else can work."""
+    if isinstance(found.layer, Directory) or in_place:  # what is unpacked is nobody's to write into
+        return found.layer
+    if not unsquash and (fuse_usable() or userns.privileged()):
+        return found.layer
+    if not isinstance(found.layer, SquashImage):
+        return found.layer
+    from sifkit.cli.progress import task
+    from sifkit.image.unpack import unpacked
+
+    return unpacked(found.layer, task)
+
+
+def _open_sif(spec: LayerSpec) -> Chosen:
+    from sifkit.image import embedded
+
+    return embedded.of_spec(spec)
+
+
+def _embedded(found: Image, given: Given, may_write: bool) -> Chosen | None:
+    """The overlays inside a SIF image; None for images that cannot hold any."""
+    if not found.is_sif or not (found.embedded or found.strays or given["writable"]):
+        return None
+    if given["writable"] and not may_write:
+        raise click.UsageError("--writable excludes other overlays that take the writes: leave it out, or use :ro")
+    from sifkit.image import embedded
+
+    return embedded.of_image(found, bool(given["writable"]), may_write and not given["read_only"])
+
+
+def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None) -> Arranged:
+    if not texts:
+        return Arranged((), tmpfs, ())
+    from overlay.arrange import arrange
+    from overlay.spec import parse
+
+    return arrange(tuple(spec for text in texts for spec in parse(text)), tmpfs, _open_sif)
+
+
+def _tmpfs(given: Given, settings: config.Config) -> Tmpfs | None:
+    if not given["writable_tmpfs"]:
+        if given["tmpfs_size"]:
+            raise click.UsageError("--tmpfs-size goes with --writable-tmpfs")
+        return None
+    if given["writable"]:
+        raise click.UsageError("--writable and --writable-tmpfs exclude each other")
+    from sifkit.runtime import memory
+
+    text = given["tmpfs_size"] or settings.tmpfs_size
+    return Tmpfs(options.size(text, "--tmpfs-size") if text else memory.tmpfs_default())

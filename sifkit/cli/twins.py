@@ -1,0 +1,43 @@
+"""Variables that stand for options: ``SIFKIT_BIND``, ``APPTAINER_BIND``, ``SINGULARITY_BIND`` for ``--bind``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from sifkit.cli.request import PREFIXES
+from sifkit.cli.run_option import Given, Spec, specs
+
+_TRUE, _FALSE = ("1", "t", "true", "yes", "on"), ("0", "f", "false", "no", "off")
+
+
+def add(verb: str, given: Given, host: Mapping[str, str]) -> None:
+    """Put into ``given`` what variables of ``host`` say. The command line wins; what can be repeated is added to it."""
+    for spec in specs(verb):
+        for key in spec.variables:
+            name = next((f"{prefix}{key}" for prefix in PREFIXES if host.get(f"{prefix}{key}")), "")
+            if not name:
+                continue
+            if spec.many:
+                given[spec.key] = (*(given[spec.key] or ()), *_several(spec, host[name]))
+            elif given[spec.key] is None:
+                given[spec.key] = _value(spec, name, host[name])
+
+
+def _several(spec: Spec, text: str) -> list[str]:
+    return [part for part in text.split(spec.separator) if part] if spec.separator else [text]
+
+
+def _value(spec: Spec, name: str, text: str) -> Any:
+    if spec.metavar:
+        try:
+            return spec.type.convert(text, None, None) if spec.type else text
+        except click.BadParameter as error:
+            raise click.UsageError(f"{name}: {error.message}") from None
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() not in _FALSE:
+        raise click.UsageError(f"{name}={text}: it switches {spec.names[-1]} on or off, so 1 or 0")
+    return None

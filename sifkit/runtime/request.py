@@ -1,0 +1,58 @@
+"""What was asked for, by subject, with images and overlays already found. Container paths are absolute."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from overlay.layer import Lower, Writable
+from sifkit.runtime.steps import Bind
+
+
+class Layers(NamedTuple):
+    """The root: ``base``, read-only layers above it (topmost first), and what takes the writes.
+
+    ``in_place``: that is the base itself. ``create_dirs``: directories to be made in the upper.
+    """
+
+    base: Lower
+    lowers: tuple[Lower, ...] = ()
+    upper: Writable | None = None
+    in_place: bool = False
+    create_dirs: tuple[str, ...] = ()
+
+
+class Variables(NamedTuple):
+    """The payload's environment. ``given``: name and value, a later one wins. ``clean``: nothing of the host's."""
+
+    given: tuple[tuple[str, str], ...] = ()
+    clean: bool = False
+
+
+class Mounts(NamedTuple):
+    """What of the host is seen. ``contain``: a minimal /dev, and nothing of its temporary directories and home."""
+
+    binds: tuple[Bind, ...] = ()
+    contain: bool = False
+    home: bool = True
+
+
+class Namespaces(NamedTuple):
+    """What the container does not share with the host, besides its mounts."""
+
+
+class Request(NamedTuple):
+    """A run. ``args``: of the verb. ``shell``: the program for ``shell``, "" for the usual.
+
+    ``wait``: at the end, for processes left behind.
+    """
+
+    verb: str
+    image: str
+    layers: Layers
+    args: tuple[str, ...]
+    variables: Variables = Variables()
+    mounts: Mounts = Mounts()
+    namespaces: Namespaces = Namespaces()
+    cwd: str = ""
+    shell: str = ""
+    wait: bool = False
