@@ -38,12 +38,16 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
 
 
 def _variables(given: Given) -> Variables:
+    if given.plain:
+        return Variables()
     from sifkit.cli import request_environment
 
     return request_environment.variables(given)
 
 
 def _mounts(given: Given, settings: config.Config) -> Mounts:
+    if given.plain and not settings.bind:
+        return Mounts()
     from sifkit.cli import request_mounts
 
     return request_mounts.mounts(given, settings)

@@ -61,6 +61,11 @@ class Spec(NamedTuple):
 class Given(dict[str, Any]):
     """What was given, by field; None for what was not."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is no option at all."""
+        return not self.keys() - {"image", "command", "args"}
+
     def __missing__(self, key: str) -> None:
         return None
 
