@@ -24,6 +24,10 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "Keep and see changes": (("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),),
     "Work on image files": (("sif", "sif_cmd", "List, check and edit the objects of a SIF image"),),
+    "See what an image is": (
+        ("inspect", "inspect_cmd", "Labels, environment, scripts and definition of an image"),
+        ("run-help", "inspect_cmd", "The help an image has for those who run it"),
+    ),
     "Find out": (("doctor", "doctor_cmd", "Can this host run us, and what to do if not"),),
 }
 
@@ -40,7 +44,8 @@ class Commands(click.Group):
                 if name == cmd_name:
                     if module != "exec_cmd":
                         gc.enable()
-                    found = getattr(import_module(f"sifkit.cli.{module}"), name if name != "exec" else "exec_")
+                    attribute = "exec_" if name == "exec" else name.replace("-", "_")
+                    found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
                     assert isinstance(found, click.Command)
                     return found
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import click
@@ -43,7 +43,16 @@ def verbosity_without(taken: set[str]) -> list[click.Option]:
 
 def verbosity(function: F) -> F:
     """Decorator that gives a command `VERBOSITY`."""
-    for option in reversed(VERBOSITY):
+    return _with(function, VERBOSITY)
+
+
+def verbosity_but(*taken: str) -> Callable[[F], F]:
+    """The same for a command that has its own meaning for the names ``taken``."""
+    return lambda function: _with(function, verbosity_without(set(taken)))
+
+
+def _with(function: F, options: Iterable[click.Option]) -> F:
+    for option in reversed(tuple(options)):
         function.__click_params__ = [*getattr(function, "__click_params__", []), option]  # type: ignore[attr-defined]
     return function
 
