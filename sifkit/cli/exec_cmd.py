@@ -52,12 +52,22 @@ def _run(given: Given) -> int:
     return _carry_out("run", given["args"], given)
 
 
+def _test(given: Given) -> int:
+    """Run the test that the builder of IMAGE wrote for it, with ARGS. An image without one passes.
+
+    \b
+    sifkit test image.sif
+    """
+    return _carry_out("test", given["args"], given)
+
+
 _IMAGE = click.Argument(["image"])
 _ARGS = click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)
 
 exec_ = _command(_exec, _IMAGE, click.Argument(["command"], nargs=-1, required=True, type=click.UNPROCESSED))
 shell = _command(_shell, _IMAGE, _ARGS)
 run = _command(_run, _IMAGE, _ARGS)
+test = _command(_test, _IMAGE, _ARGS)
 
 
 def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:

@@ -21,6 +21,7 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("exec", "exec_cmd", "Run a command in an image you cannot change"),
         ("shell", "exec_cmd", "Open a shell in an image"),
         ("run", "exec_cmd", "Run what the image was made to run"),
+        ("test", "exec_cmd", "Run the test that came with the image"),
     ),
     "Keep and see changes": (("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),),
     "Work on image files": (("sif", "sif_cmd", "List, check and edit the objects of a SIF image"),),

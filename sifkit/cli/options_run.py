@@ -10,6 +10,11 @@ OPTIONS = (
         "Start in DIR of the container.",
         "DIR", field="cwd", twins=("CWD", "TARGET_CWD", "TARGET_PWD"),
     ),
+    Spec(
+        ("--app",),
+        "The SCIF app NAME of the image: its environment, its runscript, its test.",
+        "NAME", twins=("APP", "APPNAME"),
+    ),
     Spec(("-s", "--shell"), "Program in the container to run as the shell.", "PATH", verbs=("shell",)),
     Spec(("--wait",), "At the end wait for processes left in the background."),
     Spec(("--dry-run",), "Print what would be done, layer by layer, and do nothing."),

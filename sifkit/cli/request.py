@@ -33,6 +33,7 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
         mounts=_mounts(given, settings),
         cwd=given["cwd"] or "",
         shell=given["shell"] or "",
+        app=given["app"] or "",
         wait=bool(given["wait"]),
     )
 

@@ -22,11 +22,18 @@ class Environment(NamedTuple):
 
 
 def build(
-    host: dict[str, str], image: str, verb: str, home: str, clean: bool, extra: tuple[tuple[str, str], ...]
+    host: dict[str, str],
+    image: str,
+    verb: str,
+    home: str,
+    clean: bool,
+    extra: tuple[tuple[str, str], ...],
+    app: str = "",
 ) -> Environment:
     """The environment of a run; rules of Apptainer (its documentation, "Environment and Metadata").
 
-    ``image``: absolute path, for SIFKIT_CONTAINER and its twins. ``extra``: ``--env`` in the order given.
+    ``image``: absolute path, for SIFKIT_CONTAINER and its twins. ``app``: of the image, whose scripts set its
+    variables by our ..._APPNAME. ``extra``: ``--env`` in the order given.
     """
     start = {name: value for name, value in host.items() if _passes(name, clean)}
     if clean:
@@ -34,6 +41,8 @@ def build(
     name = image.rstrip("/").rsplit("/", 1)[-1]
     for prefix in _OURS:
         start |= {f"{prefix}_CONTAINER": image, f"{prefix}_NAME": name, f"{prefix}_COMMAND": verb}
+        if app:
+            start[f"{prefix}_APPNAME"] = app
     start |= {"PATH": DEFAULT_PATH, "HOME": home}
     if not clean:
         start["USER_PATH"] = host.get("PATH", "")

@@ -30,7 +30,7 @@ def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
         _enter(assembled.root)
         _change_directory(plan)
         _drop(plan)
-        _execute(plan)
+        _execute(plan, notify)
     except Failure as failure:
         notify.failure(failure)
         os._exit(failure.exit_code)
@@ -86,10 +86,15 @@ def _drop(plan: Plan) -> None:
     os.closerange(3, 1 << 20)  # also what our caller left open
 
 
-def _execute(plan: Plan) -> NoReturn:
+def _execute(plan: Plan, notify: Notify) -> NoReturn:
     variables, wins = plan.environment
     path = variables.get("PATH", environ.DEFAULT_PATH)
+    if plan.app:
+        _check_app(plan.app, plan.image)
     command = _choose(plan.commands, path)
+    if not command:
+        notify.info("the image has no test: nothing to run")
+        os._exit(0)
     shell = _find("sh", "/bin:/usr/bin")
     if shell and os.path.isdir(environ.SCRIPTS):
         os.execve(shell, ["sh", "-c", environ.script(wins), "sh", *command], variables)
@@ -107,7 +112,7 @@ def _choose(commands: tuple[tuple[str, ...], ...], path: str) -> tuple[str, ...]
     if len(commands) == 1:
         return commands[0]
     for command in commands:
-        if _find(command[0], path):
+        if not command or _find(command[0], path):
             return command
     raise Failure(
         "the container has no shell",
@@ -115,6 +120,12 @@ def _choose(commands: tuple[tuple[str, ...], ...], path: str) -> tuple[str, ...]
         "use sifkit exec IMAGE PROGRAM",
         NOT_FOUND,
     )
+
+
+def _check_app(app: str, image: str) -> None:
+    if not os.path.isdir(f"/scif/apps/{app}"):
+        hint = f"sifkit inspect --list-apps {image} lists them"
+        raise Failure(f"no app {app} in the image", f"there is no /scif/apps/{app}", hint, exit_code=1)
 
 
 def _find(name: str, path: str) -> str | None:

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
+TESTS = ("/.singularity.d/test",)
+NOTHING: tuple[str, ...] = ()  # as a command: there is nothing to run, and that is no error
 SHELLS = (("/bin/bash", "--norc"), ("/usr/bin/bash", "--norc"), ("/bin/sh",), ("/usr/bin/sh",))
 
 
 class Plan(NamedTuple):
     """Everything a run will do. ``commands``: the first whose program exists in the container is run.
+
+    ``app``: a SCIF app that must be there, "" when none is meant.
 
     ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
     no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "".
@@ -33,6 +37,7 @@ class Plan(NamedTuple):
     privileged: bool
     foreign_base: str
     commands: tuple[tuple[str, ...], ...]
+    app: str
     environment: environ.Environment
     cwds: tuple[str, ...]
     cwd_required: bool
@@ -61,7 +66,10 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         privileged=privileged,
         foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
         commands=commands(request),
-        environment=environ.build(host, request.image, request.verb, home, variables.clean, variables.given),
+        app=_app(request.app),
+        environment=environ.build(
+            host, request.image, request.verb, home, variables.clean, variables.given, request.app
+        ),
         cwds=_cwds(request, home, cwd),
         cwd_required=bool(request.cwd),
         create_dirs=layers.create_dirs,
@@ -102,10 +110,22 @@ def commands(request: Request) -> tuple[tuple[str, ...], ...]:
     """What may be run, best first, for the verb of ``request``."""
     if request.verb == "exec":
         return (request.args,)
+    if request.app and request.verb in ("run", "test"):
+        script = "runscript" if request.verb == "run" else "test"
+        return ((f"/scif/apps/{request.app}/scif/{script}", *request.args),)
+    if request.verb == "test":
+        return (*((script, *request.args) for script in TESTS), NOTHING)
     shells = tuple((*shell, *request.args) for shell in SHELLS)
     if request.verb == "run":
         return (*((script, *request.args) for script in RUNSCRIPTS), *shells)
     return ((request.shell, *request.args),) if request.shell else shells
+
+
+def _app(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        hint = "sifkit inspect --list-apps IMAGE lists them"
+        raise Failure(f"--app {name}", "it is the name of an app, not a path", hint, USAGE)
+    return name
 
 
 def _host_cwd() -> str:

@@ -43,7 +43,7 @@ class Namespaces(NamedTuple):
 class Request(NamedTuple):
     """A run. ``args``: of the verb. ``shell``: the program for ``shell``, "" for the usual.
 
-    ``wait``: at the end, for processes left behind.
+    ``app``: the SCIF app that is meant, "" for the image. ``wait``: at the end, for processes left behind.
     """
 
     verb: str
@@ -55,4 +55,5 @@ class Request(NamedTuple):
     namespaces: Namespaces = Namespaces()
     cwd: str = ""
     shell: str = ""
+    app: str = ""
     wait: bool = False
