@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 INSTALL = $(PIP) install --root-user-action=ignore --no-build-isolation
 
 DEMO_PACKAGES := python3-venv e2fsprogs fuse2fs fuse-overlayfs squashfuse squashfs-tools uidmap busybox-static fuse3
-TEST_PACKAGES := acl attr procps zstd
+TEST_PACKAGES := acl attr fish procps zstd zsh
 BENCH_PACKAGES := bubblewrap
 
 # Directories too: a deleted module must not live on in the installed copy.

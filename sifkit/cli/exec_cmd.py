@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from inspect import cleandoc
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from sifkit.cli import config, request
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.run_option import Given, RunCommand
 from sifkit.runtime import container, identity, plan, userns
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 def _command(function: Callable[[Given], int], *parameters: click.Parameter) -> click.Command:
@@ -61,10 +65,20 @@ def _test(given: Given) -> int:
     return _carry_out("test", given["args"], given)
 
 
+def _programs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    from sifkit.cli import completion
+
+    return completion.programs(ctx, param, incomplete)
+
+
 _IMAGE = click.Argument(["image"])
 _ARGS = click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)
 
-exec_ = _command(_exec, _IMAGE, click.Argument(["command"], nargs=-1, required=True, type=click.UNPROCESSED))
+_COMMAND = click.Argument(
+    ["command"], nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_programs
+)  # fmt: skip
+
+exec_ = _command(_exec, _IMAGE, _COMMAND)
 shell = _command(_shell, _IMAGE, _ARGS)
 run = _command(_run, _IMAGE, _ARGS)
 test = _command(_test, _IMAGE, _ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from importlib import import_module
 
 # A start frees nothing worth collecting; commands that run long turn it on again (`Commands.get_command`).
@@ -29,7 +30,10 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("inspect", "inspect_cmd", "Labels, environment, scripts and definition of an image"),
         ("run-help", "inspect_cmd", "The help an image has for those who run it"),
     ),
-    "Find out": (("doctor", "doctor_cmd", "Can this host run us, and what to do if not"),),
+    "Find out": (
+        ("doctor", "doctor_cmd", "Can this host run us, and what to do if not"),
+        ("completion", "completion", "Have your shell complete commands, files and programs of images"),
+    ),
 }
 
 
@@ -74,6 +78,10 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the console script. Exit status: see docs/exit-codes.md."""
     code = 0
+    if "_SIFKIT_COMPLETE" in os.environ:
+        from sifkit.cli import completion
+
+        completion.register()
     try:
         result = cli.main(standalone_mode=False)
         code = result if isinstance(result, int) else 0

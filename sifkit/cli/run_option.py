@@ -97,7 +97,8 @@ class RunCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # A first word that is no option is IMAGE, and what follows belongs to the payload.
-        ctx.meta[_CHOSEN] = self._mentioned(args) if args and args[0].startswith("-") else []
+        if not ctx.resilient_parsing:  # completing: any of them may be what is wanted
+            ctx.meta[_CHOSEN] = self._mentioned(args) if args and args[0].startswith("-") else []
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> int:

@@ -57,6 +57,16 @@ def apps(tree: Tree) -> tuple[str, ...]:
     return tuple(e.name.decode("utf-8", "surrogateescape") for e in tree.listdir(found) if e.is_directory)
 
 
+def programs(tree: Tree) -> tuple[str, ...]:
+    """Names of what can be executed along the usual PATH of the image."""
+    found = set()
+    for directory in (b"/usr/local/bin", b"/usr/bin", b"/bin", b"/usr/sbin", b"/sbin", b"/usr/local/sbin"):
+        entry = follow(tree, directory)
+        if entry is not None and entry.is_directory:
+            found |= {e.name for e in tree.listdir(entry) if e.is_symlink or (e.is_file and e.mode & 0o111)}
+    return tuple(sorted(name.decode("utf-8", "surrogateescape") for name in found))
+
+
 def _read(tree: Tree, directory: bytes) -> Metadata:
     def text(name: bytes) -> str:
         return _text(tree, directory + b"/" + name)
