@@ -48,6 +48,7 @@ def arrange(
     """
     lowers: list[Lower] = []
     upper: Writable | None = tmpfs
+    written = ""
     warnings: list[str] = []
     demoted = False
     for spec in specs:
@@ -58,13 +59,13 @@ def arrange(
         if taken.upper is None:
             continue
         if upper is not None:
-            raise _second_writable(upper, spec)
-        upper = taken.upper
+            raise _second_writable(written, spec)
+        upper, written = taken.upper, spec.source
     return Arranged(tuple(lowers), upper, tuple(warnings), demoted)
 
 
-def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
-    if isinstance(first, Tmpfs):
+def _second_writable(first: str, spec: LayerSpec) -> Failure:
+    if not first:
         return Failure(
             f"--writable-tmpfs and the writable overlay {spec.source} exclude each other",
             "only one layer can take the writes",
@@ -72,11 +73,35 @@ def _second_writable(first: Writable, spec: LayerSpec) -> Failure:
             USAGE,
         )
     return Failure(
-        f"two writable overlays: {first.path} and {spec.source}",
+        f"two writable overlays: {first} and {spec.source}",
         "only one layer can take the writes",
-        f"use {spec.source}:ro or {first.path}:ro",
+        f"use {spec.source}:ro or {first}:ro",
         USAGE,
     )
+
+
+def without_repeats(base: Lower, given: Arranged) -> Arranged:
+    """``given`` without layers that are already there, higher up or as ``base``; a warning for each.
+
+    They would change nothing, and the kernel refuses to stack a directory on itself (ELOOP).
+    """
+    seen = {_place(layer) for layer in (given.upper, base) if layer is not None and not isinstance(layer, Tmpfs)}
+    lowers: list[Lower] = []
+    warnings = list(given.warnings)
+    for layer in given.lowers:
+        place = _place(layer)
+        if place in seen:
+            warnings.append(f"{layer.describe()} is given twice; once is enough")
+        else:
+            lowers.append(layer)
+        seen.add(place)
+    return given._replace(lowers=tuple(lowers), warnings=tuple(warnings))
+
+
+def _place(layer: Lower | Overlay | ExtOverlay) -> tuple[str, int]:
+    if isinstance(layer, Directory | Overlay):
+        return os.path.realpath(layer.path if isinstance(layer, Directory) else layer.upper), 0
+    return os.path.realpath(layer.section.path), layer.section.offset
 
 
 def _take(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 from overlay import mount
 from overlay.failure import Failure
 from overlay.features import Features
-from overlay.layer import ExtOverlay, Overlay, Stack
+from overlay.layer import ExtOverlay, Overlay, Stack, Tmpfs
 
 Name = Literal["bind", "kernel", "fuse-overlayfs"]
+Points = Literal["none", "optional", "needed"]
 
 # File systems that are known to serve as an upper. Others are not tried: unknown network file systems have
 # crashed kernels under overlayfs.
@@ -22,14 +23,14 @@ class Situation(NamedTuple):
     """What the choice depends on besides the kernel.
 
     ``privileged``: real root, no user namespace. ``foreign_base``: who owns what we could not change, "" when
-    nobody. ``extra_points``: mount points are missing in the base. ``upper_fstype``: file system of the upper
-    directory. ``upper_xattr``: it takes user xattrs. ``fuse_overlayfs``: the program is there.
-    ``forced``: value of SIFKIT_OVERLAY_DRIVER.
+    nobody. ``points``: the mount points that the base lacks; a run can do without optional ones.
+    ``upper_fstype``: file system of the upper directory. ``upper_xattr``: it takes user xattrs.
+    ``fuse_overlayfs``: the program is there. ``forced``: value of SIFKIT_OVERLAY_DRIVER.
     """
 
     privileged: bool
     foreign_base: str = ""
-    extra_points: bool = False
+    points: Points = "none"
     upper_fstype: str = ""
     upper_xattr: bool = True
     fuse_overlayfs: bool = True
@@ -48,6 +49,16 @@ class Decision(NamedTuple):
 
 def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     """Choose the driver for ``stack``; `Failure` when nothing on this host can mount it."""
+    decision = _choose(stack, features, situation)
+    if not isinstance(stack.upper, Tmpfs) or features.tmpfs_xattr:
+        return decision
+    reason = f"{decision.reason}; changes go to disk until the end: tmpfs takes no user xattrs here (Linux 6.6 does)"
+    limit = "--tmpfs-size is without effect: tmpfs is of no use on this kernel, and changes go to disk until the end"
+    warnings = [text for text, on in ((decision.warning, True), (limit, stack.upper.asked)) if text and on]
+    return decision._replace(reason=reason, warning="; ".join(warnings))
+
+
+def _choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     if situation.forced not in ("", "auto", "kernel", "fuse-overlayfs"):
         raise Failure(f"{FORCE}={situation.forced} is not known", "it may be auto, kernel or fuse-overlayfs")
     if len(stack.lowers) + 2 > mount.MOST_LAYERS:
@@ -58,9 +69,12 @@ def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
         )
     if stack.in_place:
         return Decision("bind", "--writable writes into the image directory itself")
-    if not stack.lowers and stack.upper is None and not situation.extra_points:
-        return Decision("bind", "one read-only layer with every mount point needs no overlay")
     fuse_possible = features.fuse and situation.fuse_overlayfs
+    if not stack.lowers and stack.upper is None:
+        if situation.points == "none":
+            return Decision("bind", "one read-only layer with every mount point needs no overlay")
+        if situation.points == "optional" and not (features.overlay or fuse_possible or situation.forced):
+            return _without_points(features)
     if situation.forced == "fuse-overlayfs":
         return _fuse(fuse_possible, f"{FORCE} asks for it", squash=bool(situation.foreign_base))
     if isinstance(stack.upper, ExtOverlay) and not (features.loop and features.overlay):
@@ -68,6 +82,15 @@ def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     if stack.upper is not None and situation.foreign_base and not situation.privileged:
         return _foreign(features, situation, fuse_possible)
     return _ordinary(stack, features, situation, fuse_possible)
+
+
+def _without_points(features: Features) -> Decision:
+    return Decision(
+        "bind",
+        f"kernel overlayfs cannot be mounted here ({features.why_not}), and fuse-overlayfs or /dev/fuse is missing",
+        warning="no overlay can be mounted here: what the image has no mount point for is left out (-v says what); "
+        "sifkit doctor says what is missing",
+    )
 
 
 def _ordinary(stack: Stack, features: Features, situation: Situation, fuse_possible: bool) -> Decision:

@@ -36,6 +36,7 @@ ADVICE = {
     errno.EROFS: "the file system is mounted read-only; use another place",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "this host has too many files open",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end some of yours",
     errno.ENOMEM: "free memory, or raise the job's memory limit",
     errno.ESTALE: "the file system changed under us; run again",
     errno.ENAMETOOLONG: "use a shorter path",

@@ -39,9 +39,10 @@ class ExtImage(NamedTuple):
 
 
 class Tmpfs(NamedTuple):
-    """Memory for a throwaway upper, ``size`` bytes at the most."""
+    """Memory for a throwaway upper, ``size`` bytes at the most; ``asked``: by the user, not a default."""
 
     size: int
+    asked: bool = False
 
     def describe(self) -> str:
         return f"tmpfs of {self.size >> 20} MiB, gone at the end"

@@ -27,13 +27,12 @@ class LayerSpec(NamedTuple):
 
 def parse(text: str) -> tuple[LayerSpec, ...]:
     """The layers that one ``--overlay`` value names; `Failure` (exit 2) for a suffix nobody knows."""
-    whole = _one(text)
-    if os.path.lexists(whole.source) or "," not in text:
-        return (whole,)
-    parts = [_one(part) for part in re.split(r"(?<!\\),", text)]
-    if all(os.path.lexists(part.source) for part in parts):
-        return tuple(parts)
-    return (whole,)
+    pieces = re.split(r"(?<!\\),", text)
+    if len(pieces) > 1 and not any(map(os.path.lexists, (text, text.removesuffix(":ro"), text.removesuffix(":rw")))):
+        parts = tuple(_one(piece) for piece in pieces)
+        if all(os.path.lexists(part.source) for part in parts):
+            return parts
+    return (_one(text),)
 
 
 def _one(text: str) -> LayerSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay.failure import Failure
+from overlay.failure import OURS, Failure, from_oserror
 
 SILENT, QUIET, NORMAL, VERBOSE, DEBUG = -2, -1, 0, 1, 2
 
@@ -51,6 +51,10 @@ def end(code: int) -> None:
             sys.stdout.flush()
     except BrokenPipeError:
         code = code or 141  # 128 + SIGPIPE, as the shell would report it
+    except OSError as error:
+        if code == 0:  # else it is known already
+            CONSOLE.failure(from_oserror("cannot write standard output", error))
+        code = code or OURS
     os._exit(code)
 
 

@@ -13,7 +13,7 @@ from overlay import tools
 from sifkit.cli import config, request
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.run_option import Given, RunCommand
-from sifkit.runtime import container, identity, plan, userns
+from sifkit.runtime import container, environ, identity, plan, userns
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -94,11 +94,12 @@ def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
     settings = config.load()
     _apply(settings)
     asked = request.build(verb, given["image"], args or (), given, settings)
-    made = plan.build(asked, identity.caller(), dict(os.environ), userns.privileged())
+    made = plan.build(asked, identity.caller(), environ.of_caller(), userns.privileged())
     if given["dry_run"]:
         from sifkit.cli import show_plan
 
-        return container.dry_run(made, lambda decision: show_plan.show(made, decision, bool(given["json"])))
+        show_plan.show(made, container.dry_run(made), bool(given["json"]))
+        return 0
     return container.run(made, CONSOLE, given["wait_lock"] or 0.0)
 
 

@@ -55,6 +55,22 @@ class Commands(click.Group):
                     return found
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if args[0].startswith("-"):  # an option behind "--"
+                raise
+            from difflib import get_close_matches
+            from os.path import exists
+
+            meant = get_close_matches(args[0], self.list_commands(ctx), 1)
+            meant = meant or ([f"run {args[0]}"] if exists(args[0]) else [])
+            hint = f"; did you mean: sifkit {meant[0]}" if meant else ""
+            raise click.UsageError(f"no command {args[0]!r}{hint}", ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, rows in TABLE.items():
             with formatter.section(heading):

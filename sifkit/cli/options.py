@@ -57,11 +57,14 @@ def _with(function: F, options: Iterable[click.Option]) -> F:
     return function
 
 
-def size(text: str, option: str) -> int:
-    """Bytes of a size a user wrote (``512M``, ``2G``, bare: MiB)."""
+def size(text: str, option: str, least: int = 0) -> int:
+    """Bytes of a size a user wrote (``512M``, ``2G``, bare: MiB), at least ``least``."""
     from overlay.size import parse_size
 
     try:
-        return parse_size(text)
+        found = parse_size(text)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from None
+    if found < least:
+        raise click.UsageError(f"{option}: {text} is too small")
+    return found

@@ -6,6 +6,9 @@ import click
 
 from sifkit.cli.run_option import Spec
 
+_SECONDS = click.FloatRange(min=0)
+_SECONDS.name = "number of seconds"  # the word of its error message
+
 OPTIONS = (
     Spec(
         ("-o", "--overlay"),
@@ -32,6 +35,6 @@ OPTIONS = (
     Spec(
         ("--wait-lock",),
         "Wait so long for an overlay that is in use (default: not at all).",
-        "SECONDS", type=click.FloatRange(min=0),
+        "SECONDS", type=_SECONDS,
     ),
 )  # fmt: skip

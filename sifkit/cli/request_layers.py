@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def layers(found: Image, given: Given, settings: config.Config) -> Layers:
     """The stack that the command line and the configuration ask for; warnings are given."""
-    stacked = _arrange(given["overlay"] or (), _tmpfs(given, settings))
+    stacked = _arrange(given["overlay"] or (), _tmpfs(given, settings), found)
     inside = _embedded(found, given, may_write=stacked.upper is None and not stacked.demoted)
     for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
         CONSOLE.warning(warning)
@@ -65,13 +65,14 @@ def _embedded(found: Image, given: Given, may_write: bool) -> Chosen | None:
     return embedded.of_image(found, bool(given["writable"]), may_write and not given["read_only"])
 
 
-def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None) -> Arranged:
+def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None, found: Image) -> Arranged:
     if not texts:
         return Arranged((), tmpfs, ())
-    from overlay.arrange import arrange
+    from overlay.arrange import arrange, without_repeats
     from overlay.spec import parse
 
-    return arrange(tuple(spec for text in texts for spec in parse(text)), tmpfs, _open_sif)
+    specs = tuple(spec for text in texts for spec in parse(text))
+    return without_repeats(found.layer, arrange(specs, tmpfs, _open_sif))
 
 
 def _tmpfs(given: Given, settings: config.Config) -> Tmpfs | None:
@@ -83,5 +84,9 @@ def _tmpfs(given: Given, settings: config.Config) -> Tmpfs | None:
         raise click.UsageError("--writable and --writable-tmpfs exclude each other")
     from sifkit.runtime import memory
 
-    text = given["tmpfs_size"] or settings.tmpfs_size
-    return Tmpfs(options.size(text, "--tmpfs-size") if text else memory.tmpfs_default())
+    if given["tmpfs_size"]:
+        return Tmpfs(options.size(given["tmpfs_size"], "--tmpfs-size", least=1), asked=True)
+    if settings.tmpfs_size:
+        source = dict(settings.sources)["tmpfs_size"]
+        return Tmpfs(options.size(settings.tmpfs_size, f"tmpfs_size in {source}", least=1))
+    return Tmpfs(memory.tmpfs_default())

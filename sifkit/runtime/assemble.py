@@ -35,7 +35,7 @@ class Survey(NamedTuple):
     situation: driver.Situation
 
 
-def survey(plan: Plan, extra_points: bool) -> Survey:
+def survey(plan: Plan, lacking: driver.Points) -> Survey:
     """Probe the kernel, and look at the upper directory."""
     found = features.probe(f"{SCRATCH}/probe", plan.privileged)
     upper = plan.stack.upper
@@ -49,7 +49,7 @@ def survey(plan: Plan, extra_points: bool) -> Survey:
     situation = driver.Situation(
         privileged=plan.privileged,
         foreign_base=plan.foreign_base,
-        extra_points=extra_points,
+        points=lacking,
         upper_fstype=fstype,
         upper_xattr=xattr,
         fuse_overlayfs=tools.find("fuse-overlayfs") is not None and not features.without("fuse-overlayfs"),
@@ -60,7 +60,7 @@ def survey(plan: Plan, extra_points: bool) -> Survey:
 
 def assemble(plan: Plan, notify: Notify) -> Assembled:
     """Mount the root of ``plan``. `scratch.enter` comes first. `Failure` when it cannot be done."""
-    seen = survey(plan, extra_points=False)
+    seen = survey(plan, "none")
     # Real root sees the owners in an image; everybody else is made owner of all of it.
     owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
     layers = (plan.stack.base, *plan.stack.lowers)
@@ -68,13 +68,13 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
     for layer, entry in zip(layers, attached, strict=True):
         notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
     base = attached[0].path
-    extra = not plan.stack.in_place and points.make(plan, base)
-    decision = driver.choose(plan.stack, seen.features, seen.situation._replace(extra_points=extra))
+    lacking = "none" if plan.stack.in_place else points.kind(points.make(plan, base))
+    decision = driver.choose(plan.stack, seen.features, seen.situation._replace(points=lacking))
     notify.debug(f"driver: {decision.driver}: {decision.reason}")
     if decision.warning:
         notify.warning(decision.warning)
     servers = tuple(entry.server for entry in attached if entry.server)
-    return _mount(plan, attached, extra, decision, seen, servers, notify)
+    return _mount(plan, attached, lacking != "none", decision, seen, servers, notify)
 
 
 def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | None) -> list[Attached]:
@@ -107,7 +107,7 @@ def _mount(
     lowers = _lowers(layers, attached, decision)
     if extra_points or (plan.stack.upper is None and len(lowers) == 1):
         lowers.append(points.PLACE)
-    opened = writable.ready(plan, seen.features, decision.driver)
+    opened = writable.ready(plan, seen.features, decision.driver, lowers)
     servers += (opened.server,) if opened.server else ()
     parts = mount.Parts(tuple(lowers), opened.upper, opened.work)
     if decision.driver == "kernel":
@@ -128,7 +128,8 @@ def _mount(
 
 def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: Notify) -> driver.Decision:
     """fuse-overlayfs, where the kernel refused after all what the probe let expect."""
-    reason = f"kernel overlayfs refused: {error.strerror}"
+    said = "one of the layers lies inside another" if error.errno == errno.ELOOP else error.strerror
+    reason = f"kernel overlayfs refused: {said}"
     if not (seen.features.fuse and seen.situation.fuse_overlayfs) or seen.situation.forced == "kernel":
         hint = "sifkit doctor shows what this host can do; --debug shows every step"
         if error.errno == errno.ESTALE:

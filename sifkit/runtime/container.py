@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from overlay import driver
-from overlay.failure import Failure
 from overlay.layer import Tmpfs
 from sifkit.runtime import assemble, children, claim, init, linux, points, scratch
 from sifkit.runtime.plan import Plan
@@ -90,18 +88,11 @@ def _remove_disk_scratch() -> None:
             shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
 
 
-def dry_run(plan: Plan, show: Callable[[driver.Decision], None]) -> int:
-    """Probe this host in a child and hand ``show`` the driver's choice; nothing else is done."""
-    child = os.fork()
-    if child:
-        return children.exit_code(os.waitpid(child, 0)[1])
-    try:
-        scratch.enter(plan)
-        seen = assemble.survey(plan, points.lacking(plan))
-        show(driver.choose(plan.stack, seen.features, seen.situation))
-        os._exit(0)
-    except Failure as failure:
-        os.write(2, f"sifkit: {failure}\n".encode())
-        os._exit(failure.exit_code)
-    finally:
-        os._exit(255)
+def dry_run(plan: Plan) -> driver.Decision:
+    """The driver's choice for ``plan`` on this host; nothing else is done.
+
+    The host is probed in the namespaces of a run, which this process enters for good.
+    """
+    scratch.enter(plan)
+    seen = assemble.survey(plan, points.lacking(plan))
+    return driver.choose(plan.stack, seen.features, seen.situation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OURS = ("SIFKIT", "APPTAINER", "SINGULARITY")
 _NOT_FORWARDED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH"})
 _FORWARDED_WHEN_CLEAN = frozenset({"TERM"})
+_COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
 
 
 class Environment(NamedTuple):
@@ -19,6 +21,19 @@ class Environment(NamedTuple):
 
     start: dict[str, str]
     wins: dict[str, str]
+
+
+def of_caller() -> dict[str, str]:
+    """The environment that we were started with.
+
+    In the C locale Python sets LC_CTYPE for itself (PEP 538); images without that locale would warn of it.
+    """
+    found = dict(os.environ)
+    if found.get("LC_CTYPE") in _COERCED:
+        with open("/proc/self/environ", "rb") as file:
+            if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                del found["LC_CTYPE"]
+    return found
 
 
 def build(

@@ -48,9 +48,7 @@ def _prepare(plan: Plan, assembled: Assembled, notify: Notify) -> None:
     # A root that is bound has the image's device, which may be that of host directories, too.
     own = set() if assembled.decision.driver == "bind" else {os.fstat(top).st_dev}
     root = Root(assembled.root, top, assembled.files, own, [])
-    for step in plan.steps:
-        notify.debug(f"step: {step.describe()}")
-    apply_all(plan.steps, root)
+    apply_all(plan.steps, root, lambda step: notify.debug(f"step: {step.describe()}"))
     for note in root.skipped:
         notify.info(note)
     os.close(root.fd)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from overlay.layer import Directory
 from sifkit.runtime import inroot
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH
 
+if TYPE_CHECKING:
+    from overlay.driver import Points
+    from sifkit.runtime.step import Step
+
 PLACE = f"{SCRATCH}/points"
 
 
-def make(plan: Plan, base: str) -> bool:
-    """Make in points/ every mount point that ``base`` lacks; whether there was any.
+def make(plan: Plan, base: str) -> list[Step]:
+    """Make in points/ every mount point that ``base`` lacks; the steps that need them.
 
     Being the lowest layer it adds names and changes nothing: directories of the base keep their attributes.
     What lies inside something that an earlier step mounts is made there, when it is.
     """
     top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     points = os.open(PLACE, os.O_PATH | os.O_CLOEXEC)
-    made = False
+    lacking: list[Step] = []
     mounted: list[str] = []
     try:
         for step in plan.steps:
@@ -35,16 +40,23 @@ def make(plan: Plan, base: str) -> bool:
             if names:
                 path = "/".join([found, *names])
                 os.close(inroot.create(points, path, step.is_directory()))
-                made = True
+                lacking.append(step)
     finally:
         os.close(top)
         os.close(points)
-    return made
+    return lacking
 
 
-def lacking(plan: Plan) -> bool:
-    """Whether the base lacks a mount point; True for an image, which only attaching it could tell."""
+def lacking(plan: Plan) -> Points:
+    """Which mount points the base lacks; of an image, which would have to be attached, the mildest guess."""
+    if plan.stack.in_place:
+        return "none"
     base = plan.stack.base
-    if not isinstance(base, Directory):
-        return True
-    return not plan.stack.in_place and make(plan, base.path)
+    return kind(make(plan, base.path)) if isinstance(base, Directory) else "optional"
+
+
+def kind(steps: list[Step]) -> Points:
+    """What it means for the choice of a driver that the mount points of ``steps`` are missing."""
+    if not steps:
+        return "none"
+    return "optional" if all(step.optional for step in steps) else "needed"

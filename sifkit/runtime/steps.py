@@ -17,6 +17,8 @@ from overlay.failure import Failure, from_oserror
 from sifkit.runtime import bindmount, inroot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sifkit.runtime.step import Step
 
 
@@ -187,9 +189,10 @@ class Target:
         os.close(self._fd)
 
 
-def apply_all(steps: tuple[Step, ...], root: Root) -> None:
-    """Apply ``steps`` in order; one that is optional and fails leaves a note, any other a `Failure`."""
+def apply_all(steps: tuple[Step, ...], root: Root, before: Callable[[Step], None]) -> None:
+    """Apply ``steps`` in order, each after ``before``; one that is optional and fails leaves a note, else `Failure`."""
     for step in steps:
+        before(step)
         try:
             step.apply(root)
         except OSError as error:

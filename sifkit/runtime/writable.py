@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from overlay import linux
 from overlay.failure import from_oserror
 from overlay.layer import ExtOverlay, Overlay, Tmpfs
-from sifkit.runtime import inroot
 from sifkit.runtime.scratch import SCRATCH, on_disk
 
 if TYPE_CHECKING:
@@ -30,11 +29,14 @@ class Opened(NamedTuple):
     server: Server | None = None
 
 
-def ready(plan: Plan, found: features.Features, name: driver.Name) -> Opened:
-    """Make the writable layer of ``plan`` ready for the driver ``name``; directories of --create-dir are in it."""
+def ready(plan: Plan, found: features.Features, name: driver.Name, lowers: list[str]) -> Opened:
+    """Make the writable layer of ``plan`` ready for the driver ``name``, on ``lowers``; --create-dir is done."""
     opened = _open(plan.stack.upper, found, name)
-    for path in plan.create_dirs:
-        _make_directory(opened.upper, path)
+    if plan.create_dirs:
+        from sifkit.runtime import create_dir
+
+        for path in plan.create_dirs:
+            create_dir.make(opened.upper, lowers, path)
     return opened
 
 
@@ -92,16 +94,6 @@ def _image(upper: ExtOverlay, by_kernel: bool) -> tuple[str, Server | None]:
     if by_kernel:
         unify_whiteouts(upper.section, f"{place}/upper")
     return place, server
-
-
-def _make_directory(upper: str, path: str) -> None:
-    top = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.close(inroot.create(top, path, directory=True))
-    except OSError as error:
-        raise from_oserror(f"cannot make --create-dir {path} in the overlay", error) from None
-    finally:
-        os.close(top)
 
 
 def open_work(work: str) -> None:

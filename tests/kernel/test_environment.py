@@ -99,6 +99,13 @@ def test_the_hosts_variables_pass_but_those_that_must_not(sifkit: Program, rootf
     assert not {"LD_LIBRARY_PATH", "SIFKIT_X", "APPTAINER_X", "BASH_FUNC_f%%", "odd-name"} & set(found)
 
 
+def test_pythons_own_locale_is_not_passed_on(sifkit: Program, rootfs: Path) -> None:
+    """PEP 538: where none is set Python sets LC_CTYPE, and images without C.UTF-8 would warn of it."""
+    assert "LC_CTYPE" not in sifkit.ok("exec", str(rootfs), "env", env={})
+    own = {"LC_CTYPE": "C.UTF-8"}
+    assert "LC_CTYPE=C.UTF-8\n" in sifkit.ok("exec", str(rootfs), "env", env=own)
+
+
 def test_cleanenv_passes_only_terminal_and_proxies(sifkit: Program, rootfs: Path) -> None:
     host = {**os.environ, "ORDINARY": "yes", "TERM": "dumb", "https_proxy": "http://p", "LANG": "de_DE.UTF-8"}
     found = env_of(sifkit, "--cleanenv", "--env", "GIVEN=1", str(rootfs), env=host)

@@ -85,6 +85,27 @@ def test_a_host_without_fuse(sifkit: Program, rootfs: Path, rootfs_squash: Path)
     refused(done, "/dev/fuse", "unpacked directory")
 
 
+@only_user
+def test_a_host_with_no_overlay_at_all_runs_what_needs_none(sifkit: Program, rootfs: Path) -> None:
+    """Kernels before 5.11 without fuse-overlayfs: mount points that an image lacks are left out, if it can be."""
+    env = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "overlay,fuse-overlayfs", "HOME": "/no/such/place"}
+    done = sifkit("exec", "-v", str(rootfs), "echo", "ran", env=env, cwd=str(rootfs))
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    assert ("no overlay can be mounted" in done.stderr, "left out" in done.stderr) == (True, True)
+    done = sifkit("exec", "--bind", "/etc:/nowhere", str(rootfs), "true", env=env)
+    assert (done.returncode, "install fuse-overlayfs" in done.stderr) == (255, True)
+
+
+def test_the_plan_of_what_cannot_run_is_a_sentence_too(sifkit: Program, rootfs: Path) -> None:
+    env = {**os.environ, "SIFKIT_OVERLAY_DRIVER": "aufs"}
+    for options, words in (((), "not known"), (("--silent",), "")):
+        done = sifkit("exec", *options, "--dry-run", str(rootfs), "true", env=env)
+        assert (done.returncode, words in done.stderr, done.stderr == words) == (255, True, not words), done.stderr
+    with open("/dev/full", "w") as full:
+        done = sifkit("exec", "--dry-run", str(rootfs), "true", stdout=full)
+    assert (done.returncode, "No space left" in done.stderr) == (255, True), done.stderr
+
+
 @needs("squashfuse")
 def test_a_helper_that_is_missing(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> None:
     (tmp_path / "sifkit").mkdir()
@@ -128,9 +149,10 @@ def test_configuration_mistakes_name_the_file_and_the_key(sifkit: Program, rootf
         ("bind = 3\n", ("bind", "list of strings")),
         ("nonsense = 1\n", ("nonsense",)),
         ("= broken", ("cannot read",)),
+        ('tmpfs_size = "much"\n', ("tmpfs_size", "not a size")),
     ):
         file.write_text(text)
-        refused(sifkit("exec", str(rootfs), "true", env=env), str(file), *words)
+        refused(sifkit("exec", "--writable-tmpfs", str(rootfs), "true", env=env), str(file), *words)
 
 
 def test_configuration_is_used(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:

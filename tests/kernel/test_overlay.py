@@ -182,6 +182,7 @@ def test_a_comma_list_of_existing_paths_is_accepted(sifkit: Program, rootfs: Pat
         (tmp_path / name / name).touch()
     both = f"{tmp_path}/one:ro,{tmp_path}/two:ro"
     sifkit.ok("exec", "--overlay", both, str(rootfs), "ls", "/one", "/two")
+    sifkit.ok("exec", "--overlay", "one:ro,two:ro", str(rootfs), "ls", "/one", "/two", cwd=tmp_path)
 
 
 def test_create_dir_makes_directories_of_the_caller(sifkit: Program, base: str, overlay: str) -> None:
@@ -190,6 +191,32 @@ def test_create_dir_makes_directories_of_the_caller(sifkit: Program, base: str, 
     owner = f"{os.getuid()} 755\n"
     assert sifkit.ok("exec", "--overlay", overlay, *made, base, "sh", "-c", script) == owner * 2
     assert (Path(overlay) / "upper/var/cache/own/x").exists()
+
+
+def test_create_dir_follows_links_of_the_image_and_hides_nothing(
+    sifkit: Program, rootfs: Path, overlay: str, tmp_path: Path
+) -> None:
+    """A directory of its own at /bin would hide the link to usr/bin, and so every program."""
+    base = tmp_path / "base"
+    shutil.copytree(rootfs, base, symlinks=True)
+    (base / "links").mkdir()
+    (base / "links/absolute").symlink_to("/usr/share")
+    (base / "links/relative").symlink_to("../usr/share")
+    (base / "links/endless").symlink_to("endless")
+    made = ("--create-dir", "/links/absolute/one", "--create-dir", "links/relative/two")
+    sifkit.ok("exec", "--overlay", overlay, *made, str(base), "sh", "-c", "ls -d /usr/share/one /usr/share/two")
+    assert os.listdir(f"{overlay}/upper") == ["usr"]
+    for path, words in {"/etc/os-release/x": "/etc/os-release is not a directory", "/links/endless/x": "link"}.items():
+        done = sifkit("exec", "--overlay", overlay, "--create-dir", path, str(base), "true")
+        assert (done.returncode, words in done.stderr) == (255, True), done.stderr
+
+
+def test_a_layer_given_twice_is_left_out_with_a_warning(sifkit: Program, rootfs: Path, overlay: str) -> None:
+    """The kernel would refuse: ELOOP."""
+    sifkit.ok("exec", "--overlay", overlay, str(rootfs), "touch", "/kept")
+    for options in (["--overlay", overlay, "--overlay", f"{overlay}:ro"], ["--overlay", f"{rootfs}:ro"]):
+        done = sifkit("exec", *options, "--overlay", f"{overlay}/upper:ro", str(rootfs), "ls", "/kept")
+        assert (done.returncode, "twice" in done.stderr, "refused" in done.stderr) == (0, True, False), done.stderr
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/"])
@@ -243,9 +270,10 @@ def test_a_hundred_layers_start(sifkit: Program, rootfs: Path, tmp_path: Path) -
 
 
 def test_more_layers_than_the_kernel_takes_is_a_sentence(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
-    (tmp_path / "layer").mkdir()
-    options = ["--overlay", ",".join([f"{tmp_path}/layer:ro"] * 501)]
-    done = sifkit("exec", *options, str(rootfs), "true")
+    for number in range(501):
+        (tmp_path / f"{number}").mkdir()
+    layers = ",".join(f"{number}:ro" for number in range(501))
+    done = sifkit("exec", "--overlay", layers, str(rootfs), "true", cwd=tmp_path)
     assert (done.returncode, "500" in done.stderr) == (255, True)
 
 

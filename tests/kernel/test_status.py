@@ -107,6 +107,8 @@ def test_what_is_not_executable_does_not_hide_what_is_later_in_the_path(sifkit: 
         ["--overlay", "{dir}:"],
         ["--tmpfs-size", "64M"],
         ["--writable-tmpfs", "--tmpfs-size", "much"],
+        ["--writable-tmpfs", "--tmpfs-size", "0"],
+        ["--wait-lock", "long"],
         ["--json"],
         ["--create-dir", "x"],
         ["--create-dir", "../x", "--writable-tmpfs"],

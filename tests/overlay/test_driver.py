@@ -21,8 +21,10 @@ HERE = Situation(privileged=False, upper_fstype="ext4")
     ("stack", "features", "situation", "driver", "reason"),
     [
         (Stack(BASE), NEW, HERE, "bind", "needs no overlay"),
-        (Stack(BASE), NEW, HERE._replace(extra_points=True), "kernel", "lowerdir+"),
-        (Stack(BASE, in_place=True), NEW, HERE._replace(extra_points=True), "bind", "--writable"),
+        (Stack(BASE), NEW, HERE._replace(points="needed"), "kernel", "lowerdir+"),
+        (Stack(BASE, in_place=True), NEW, HERE._replace(points="needed"), "bind", "--writable"),
+        (Stack(BASE), OLD, HERE._replace(points="optional"), "fuse-overlayfs", "Operation not permitted"),
+        (Stack(BASE), OLD._replace(fuse=False), HERE._replace(points="optional"), "bind", "Operation not permitted"),
         (WRITABLE, NEW, HERE, "kernel", "lowerdir+"),
         (WRITABLE, NEW._replace(lowerdir_append=False), HERE, "kernel", "mount(2)"),
         (WRITABLE, OLD, HERE, "fuse-overlayfs", "Operation not permitted"),
@@ -55,6 +57,7 @@ def test_a_foreign_base_is_squashed_with_a_warning() -> None:
     [
         (OLD._replace(fuse=False), HERE, "no overlay"),
         (OLD, HERE._replace(fuse_overlayfs=False), "no overlay"),
+        (OLD._replace(fuse=False), HERE._replace(points="optional"), "no overlay"),
         (OLD, HERE._replace(forced="kernel"), "cannot be had"),
         (NEW, HERE._replace(forced="aufs"), "not known"),
         (NO_FUSE, HERE._replace(forced="fuse-overlayfs"), "no overlay"),
@@ -69,3 +72,11 @@ def test_more_layers_than_the_kernel_takes() -> None:
     with pytest.raises(Failure, match="too many"):
         choose(Stack(BASE, (Directory("/x"),) * 499), NEW, HERE)
     assert choose(Stack(BASE, (Directory("/x"),) * 498), NEW, HERE).driver == "kernel"
+
+
+def test_an_older_tmpfs_takes_no_writes_and_no_limit() -> None:
+    stack, older = Stack(BASE, upper=Tmpfs(1)), NEW._replace(tmpfs_xattr=False)
+    assert "to disk" not in choose(stack, NEW, HERE).reason
+    assert "to disk" in choose(stack, older, HERE).reason
+    assert choose(stack, older, HERE).warning == ""
+    assert "--tmpfs-size is without effect" in choose(Stack(BASE, upper=Tmpfs(1, asked=True)), older, HERE).warning

@@ -44,9 +44,13 @@ def test_a_path_that_exists_is_taken_whole(name: str, tmp_path: Path) -> None:
     assert parse(f"{tmp_path}/{name}:ro") == (LayerSpec(f"{tmp_path}/{name}", "ro"),)
 
 
-def test_a_comma_separates_only_what_exists(tmp_path: Path) -> None:
+def test_a_comma_separates_only_what_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).touch()
     a, b = f"{tmp_path}/a", f"{tmp_path}/b"
     assert parse(f"{a},{b}:ro") == (LayerSpec(a, "auto"), LayerSpec(b, "ro"))
     assert parse(f"{a},{b}x:ro") == (LayerSpec(f"{a},{b}x", "ro"),)
+    monkeypatch.chdir(tmp_path)
+    assert parse("a:ro,b:rw") == (LayerSpec("a", "ro"), LayerSpec("b", "rw"))
+    with pytest.raises(Failure, match="a:foo"):
+        parse("a:foo,b")
