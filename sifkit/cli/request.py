@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,9 @@ from sifkit.runtime.request import Mounts, Request, Variables
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
 
-# Of variables that may stand for an option.
+# Of variables that may stand for an option, and with ENV before the line for a variable of the container.
 PREFIXES = ("SIFKIT_", "APPTAINER_", "SINGULARITY_")
+FORWARDED = ("SIFKITENV_", "APPTAINERENV_", "SINGULARITYENV_")
 
 
 def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: config.Config) -> Request:
@@ -39,11 +41,11 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
 
 
 def _variables(given: Given) -> Variables:
-    if given.plain:
+    if given.plain and not any(name.startswith(FORWARDED) for name in os.environ):
         return Variables()
     from sifkit.cli import request_environment
 
-    return request_environment.variables(given)
+    return request_environment.variables(given, os.environ)
 
 
 def _mounts(given: Given, settings: config.Config) -> Mounts:

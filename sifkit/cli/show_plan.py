@@ -35,7 +35,7 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
         "commands": [list(command) for command in plan.commands],
         "cwd": list(plan.cwds),
         "umask": f"{plan.umask:04o}",
-        "environment": plan.environment.start,
+        "environment": plan.environment.start(),
     }
 
 

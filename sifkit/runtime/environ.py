@@ -1,26 +1,49 @@
-"""The payload's environment: what of the host's goes in, what the runtime sets, what the image's scripts add."""
+"""The payload's environment: what of the host's goes in, what the runtime sets, what was asked for.
+
+What the image's own scripts make of it is `sifkit.runtime.sourcing`'s.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sifkit.runtime.request import Variables
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SCRIPTS = "/.singularity.d/env"
+LIBRARIES = "/.singularity.d/libs"
+PROMPT = "sifkit> "
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OURS = ("SIFKIT", "APPTAINER", "SINGULARITY")
-_NOT_FORWARDED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH"})
+_NOT_FORWARDED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND"})
 _FORWARDED_WHEN_CLEAN = frozenset({"TERM"})
 _COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
 
 
-class Environment(NamedTuple):
-    """``start``: what the payload (or the image's shell) begins with. ``wins``: set after the image's scripts."""
+class Assignment(NamedTuple):
+    """A variable that was asked for. ``evaluate``: the image's shell is to expand what ``value`` refers to."""
 
-    start: dict[str, str]
-    wins: dict[str, str]
+    name: str
+    value: str
+    evaluate: bool = False
+
+
+class Environment(NamedTuple):
+    """``base``: what the image's scripts see and may change. ``host``: added where they set nothing.
+
+    ``given``: set after all, in this order.
+    """
+
+    base: dict[str, str]
+    host: dict[str, str]
+    given: tuple[Assignment, ...]
+
+    def start(self) -> dict[str, str]:
+        """All of it, as it is before the image's scripts and its shell are asked."""
+        return {**self.host, **self.base, **{name: value for name, value, _ in self.given}}
 
 
 def of_caller() -> dict[str, str]:
@@ -37,33 +60,30 @@ def of_caller() -> dict[str, str]:
 
 
 def build(
-    host: dict[str, str],
-    image: str,
-    verb: str,
-    home: str,
-    clean: bool,
-    extra: tuple[tuple[str, str], ...],
-    app: str = "",
+    host: dict[str, str], image: str, verb: str, home: str, wanted: Variables, shown: str, app: str = ""
 ) -> Environment:
     """The environment of a run; rules of Apptainer (its documentation, "Environment and Metadata").
 
-    ``image``: absolute path, for SIFKIT_CONTAINER and its twins. ``app``: of the image, whose scripts set its
-    variables by our ..._APPNAME. ``extra``: ``--env`` in the order given.
+    ``image``: absolute path, for SIFKIT_CONTAINER and its twins. ``shown``: as APPTAINER_BIND has it, so that a
+    container started inside shows the same. ``app``: of the image, whose scripts set its variables by our ..._APPNAME.
     """
-    start = {name: value for name, value in host.items() if _passes(name, clean)}
-    if clean:
-        start["LANG"] = "C"
+    passed = {name: value for name, value in host.items() if _passes(name, wanted.clean)}
+    for name in wanted.dropped:
+        passed.pop(name, None)
+    if wanted.clean:
+        passed["LANG"] = "C"
+    else:
+        passed["USER_PATH"] = host.get("PATH", "")
     name = image.rstrip("/").rsplit("/", 1)[-1]
+    base = {"PATH": DEFAULT_PATH, "HOME": home}
     for prefix in _OURS:
-        start |= {f"{prefix}_CONTAINER": image, f"{prefix}_NAME": name, f"{prefix}_COMMAND": verb}
+        base |= {f"{prefix}_CONTAINER": image, f"{prefix}_NAME": name, f"{prefix}_COMMAND": verb}
+        base[f"{prefix}_ENVIRONMENT"] = "/.singularity.d/env/91-environment.sh"
         if app:
-            start[f"{prefix}_APPNAME"] = app
-    start |= {"PATH": DEFAULT_PATH, "HOME": home}
-    if not clean:
-        start["USER_PATH"] = host.get("PATH", "")
-    if verb == "shell":
-        start["PS1"] = "sifkit> "
-    return Environment({**start, **dict(extra)}, dict(extra))
+            base[f"{prefix}_APPNAME"] = app
+    # Not SIFKIT_BIND: inside, it would win over an APPTAINER_BIND that a script in the container sets.
+    base |= {"APPTAINER_BIND": shown, "SINGULARITY_BIND": shown}
+    return Environment(base, passed, wanted.given)
 
 
 def _passes(name: str, clean: bool) -> bool:
@@ -74,31 +94,38 @@ def _passes(name: str, clean: bool) -> bool:
     return _NAME.match(name) is not None
 
 
-def parse_assignment(text: str) -> tuple[str, str]:
-    """``NAME=VALUE`` as a pair; ValueError says what is wrong."""
-    name, equals, value = text.partition("=")
-    if not equals or not _NAME.match(name):
-        raise ValueError(f"{text!r} is not NAME=VALUE")
-    return name, value
+def is_name(text: str) -> bool:
+    """Whether ``text`` can be the name of a shell variable."""
+    return _NAME.match(text) is not None
+
+
+def refers(value: str) -> bool:
+    """Whether there is anything in ``value`` that a shell would replace between double quotes."""
+    return "$" in value or "`" in value
+
+
+_PATHS = {"PATH": DEFAULT_PATH, "LD_LIBRARY_PATH": ""}
+
+
+def finish(environment: Environment, found: dict[str, str], asked: dict[str, str]) -> dict[str, str]:
+    """What the payload gets: ``found`` is what the image's scripts left, ``asked`` the given values, evaluated."""
+    variables = {**environment.host, **found}
+    extended = {f"{where}_{name}" for name in _PATHS for where in ("PREPEND", "APPEND")}
+    variables |= {name: value for name, value in asked.items() if name not in extended}
+    for name, default in _PATHS.items():
+        parts = (asked.get(f"PREPEND_{name}", ""), variables.get(name, default), asked.get(f"APPEND_{name}", ""))
+        if any(parts):
+            variables[name] = ":".join(part for part in parts if part)
+    if any(name.endswith("LD_LIBRARY_PATH") for name in asked) and LIBRARIES not in variables["LD_LIBRARY_PATH"]:
+        variables["LD_LIBRARY_PATH"] += f":{LIBRARIES}"
+    # Images set the prompt, and bash reads start-up files that do: the last word before a prompt is PROMPT_COMMAND's.
+    prompt = asked.get("PS1", PROMPT)
+    variables["PS1"] = prompt
+    if "PROMPT_COMMAND" not in asked:
+        variables["PROMPT_COMMAND"] = f"PS1={quoted(prompt)}; unset PROMPT_COMMAND"
+    return variables
 
 
 def quoted(text: str) -> str:
     """``text`` as one word of sh(1), whatever it holds."""
     return "'" + text.replace("'", "'\\''") + "'"
-
-
-# Shells say 127 for a file whose interpreter is missing, though it was found. Where exec fails dash and busybox run
-# the trap; bash forgets it, and goes on behind exec when told to.
-_EXEC_FAILED = 'case $?$(command -v -- "$1") in 126*|127/*) exit 126 ;; *) exit 127 ;; esac'
-
-
-def script(wins: dict[str, str]) -> str:
-    """The sh(1) program that sources the image's scripts in order, then becomes "$@"."""
-    exports = "".join(f"export {name}={quoted(value)}\n" for name, value in wins.items())
-    return (
-        f'for sifkit_script in {SCRIPTS}/*.sh; do\n  [ -f "$sifkit_script" ] && . "$sifkit_script"\ndone\n'
-        f"unset sifkit_script\n{exports}"
-        'case "$1" in */*) ;; *) command -v -- "$1" >/dev/null 2>&1 || {\n'
-        "  printf 'sifkit: %s: command not found in the container\\n' \"$1\" >&2; exit 127; } ;; esac\n"
-        f"trap '{_EXEC_FAILED}' EXIT\nshopt -s execfail 2>/dev/null\nexec \"$@\"\n{_EXEC_FAILED}\n"
-    )

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
     """Make the plan of ``request`` for the caller ``who`` with the environment ``host``. Changes nothing."""
-    layers, variables = request.layers, request.variables
+    layers = request.layers
     _check(request.image, layers)
     if request.cwd and not os.path.isabs(request.cwd):
         raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
@@ -67,9 +67,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
         commands=commands(request),
         app=_app(request.app),
-        environment=environ.build(
-            host, request.image, request.verb, home, variables.clean, variables.given, request.app
-        ),
+        environment=environ.build(host, request.image, request.verb, home, request.variables, "", request.app),
         cwds=_cwds(request, home, cwd),
         cwd_required=bool(request.cwd),
         create_dirs=layers.create_dirs,

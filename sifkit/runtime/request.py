@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from overlay.layer import Lower, Writable
+from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 
 
@@ -22,10 +23,14 @@ class Layers(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """The payload's environment. ``given``: name and value, a later one wins. ``clean``: nothing of the host's."""
+    """The payload's environment. ``given``: a later one wins. ``clean``: nothing of the host's.
 
-    given: tuple[tuple[str, str], ...] = ()
+    ``dropped``: variables of the host that do not go in.
+    """
+
+    given: tuple[Assignment, ...] = ()
     clean: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 class Mounts(NamedTuple):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import leftovers
 import pytest
-from images import Program
+from images import Program, make_rootfs
 from running import Running, Start
 
 
@@ -47,3 +48,21 @@ def overlay_dir(tmp_path: Path) -> Path:
     path = tmp_path / "changes"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A root file system to change."""
+    return make_rootfs(tmp_path / "image")
+
+
+@pytest.fixture
+def bare(tree: Path) -> Path:
+    """One without a shell: two programs and nothing that is usually there."""
+    busybox = tree.with_name("busybox")
+    shutil.copy(tree / "bin/busybox", busybox)
+    shutil.rmtree(tree)
+    (tree / "bin").mkdir(parents=True)
+    for name in ("env", "pwd"):
+        shutil.copy(busybox, tree / "bin" / name)
+    return tree

@@ -70,6 +70,28 @@ def test_a_shell_has_our_prompt_and_exit_gives_its_status(outer: Terminal, rootf
     ends(outer)
 
 
+def test_start_up_files_do_not_undo_the_prompt(outer: Terminal, rootfs: Path, tmp_path: Path) -> None:
+    """With the bash of the host and its libraries."""
+    (tmp_path / ".bashrc").write_text("PS1='undone> '; READ=yes\n")
+    shown = " ".join(f"-B {path}" for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path))
+    outer.type(f"HOME={tmp_path} sifkit shell {shown} --shell /usr/bin/bash {rootfs} -i; echo status $?.\n")
+    outer.expect("sifkit> ")
+    outer.type("echo read $READ. $SHELL.\n")
+    outer.expect("read yes. /usr/bin/bash.")
+    outer.expect("sifkit> ")
+    outer.type("exit 0\n")
+    outer.expect("status 0.")
+    ends(outer)
+
+
+def test_a_prompt_of_ones_own(outer: Terminal, rootfs: Path) -> None:
+    outer.type(f"sifkit shell --env PS1='mine> ' {rootfs}\n")
+    outer.expect("mine> ")
+    outer.type("exit 0\n")
+    outer.expect("outer> ")
+    ends(outer)
+
+
 def test_the_end_of_input_ends_a_shell(outer: Terminal, rootfs: Path) -> None:
     outer.type(f"sifkit shell {rootfs}; echo status $?.\n")
     outer.expect("sifkit> ")
