@@ -90,7 +90,7 @@ class Edit:
             # For an empty object nothing is written, so its aligned offset may lie behind the file's end.
             if d.size == 0 and d.offset > self.length + LARGEST_GAP:
                 continue
-            if d.offset < 0 or d.size < 0 or d.size and d.end > self.length:
+            if d.offset < 0 or d.size < 0 or (d.size and d.end > self.length):
                 text = f"object {d.id} lies outside of the file; nothing can be added"
                 raise Corrupt(text, path=self.path, offset=at + d.slot * SLOT_SIZE)
             end = max(end, d.end)
