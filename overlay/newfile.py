@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 # What the kernel answers where a file system lacks O_TMPFILE; EISDIR: kernels before 3.11.
@@ -136,10 +136,11 @@ def _open_named(parent: str, directory: int, mode: int) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def new_directory(path: str) -> Iterator[str]:
+def new_directory(path: str, remove: Callable[[str], object] | None = None) -> Iterator[str]:
     """The path of a directory to fill; renamed to ``path`` at the end of the block, removed if that fails.
 
-    Only what the block made through the yielded path may be in it: undoing removes empty directories only.
+    Only what the block made through the yielded path may be in it: undoing removes empty directories only,
+    unless it is done by ``remove``.
     """
     refuse_existing(path)
     parent, name = split(path)
@@ -150,7 +151,7 @@ def new_directory(path: str) -> Iterator[str]:
         yield beside
         _rename_directory(os.path.basename(beside), name, directory, path)
     except BaseException:
-        _remove_empty(beside)
+        (remove or _remove_empty)(beside)
         raise
     finally:
         os.close(directory)

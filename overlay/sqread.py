@@ -185,6 +185,22 @@ class SquashReader:
         """The contents of a regular file; valid while the reader is open."""
         return io.BufferedReader(_File(self, inode), self.facts.block_size)
 
+    def extents(self, inode: Inode) -> Iterator[tuple[int, int]]:
+        """Where a regular file has data: (first byte, length), ascending, as whole blocks."""
+        each, at = self.facts.block_size, 0
+        start = -1
+        for word in inode.blocks:
+            if word & ~_UNPACKED_DATA and start < 0:
+                start = at
+            elif not word & ~_UNPACKED_DATA and start >= 0:
+                yield start, at - start
+                start = -1
+            at += each
+        if start < 0 and at < inode.size:
+            start = at
+        if start >= 0:
+            yield start, inode.size - start
+
     def piece(self, inode: Inode, index: int, start: int) -> bytes:
         """Block ``index`` of a file, which lies at byte ``start``; behind the last block its share of a fragment."""
         each = self.facts.block_size
@@ -228,14 +244,38 @@ class _File(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill ``buffer`` from the block at hand."""
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to byte ``offset``, counted from the start (SEEK_SET) or from where we are (SEEK_CUR)."""
+        place = offset + (self.tell() if whence == os.SEEK_CUR else 0)
+        if whence == os.SEEK_END or place < 0:
+            raise ValueError("not a place in this file")
+        self._index, into = divmod(place, self._reader.facts.block_size)
+        self._start = self._inode.data[0] + sum(w & ~_UNPACKED_DATA for w in self._inode.blocks[: self._index])
+        self._rest = memoryview(b"")
+        if into:
+            self._next()
+            self._rest = self._rest[into:]
+        return place
+
+    def tell(self) -> int:
+        return min(self._index * self._reader.facts.block_size, max(self._inode.size, 0)) - len(self._rest)
+
+    def _next(self) -> None:
+        """Unpack the block at hand."""
         inode, index = self._inode, self._index
-        if not self._rest and index * self._reader.facts.block_size < inode.size:
+        if index * self._reader.facts.block_size < inode.size:
             self._rest = memoryview(self._reader.piece(inode, index, self._start))
             if index < len(inode.blocks):
                 self._start += inode.blocks[index] & ~_UNPACKED_DATA
             self._index += 1
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill ``buffer`` from the block at hand."""
+        if not self._rest:
+            self._next()
         count = min(len(buffer), len(self._rest))
         memoryview(buffer).cast("B")[:count] = self._rest[:count]
         self._rest = self._rest[count:]

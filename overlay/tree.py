@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     inode: int
     mtime_ns: int
     device: int
-    where: bytes | int
+    where: object
 
     @property
     def kind(self) -> str:
@@ -56,6 +56,13 @@ class Entry(NamedTuple):
     @property
     def is_symlink(self) -> bool:
         return self.mode & 0o170000 == 0o120000
+
+
+class Extent(NamedTuple):
+    """``length`` bytes of data from byte ``start`` of a file on; what no extent names is a hole."""
+
+    start: int
+    length: int
 
 
 class Tree(abc.ABC):
@@ -93,6 +100,10 @@ class Tree(abc.ABC):
     @abc.abstractmethod
     def open(self, entry: Entry) -> io.BufferedIOBase:
         """The contents of a regular file as a stream; valid while the tree is open."""
+
+    def extents(self, entry: Entry) -> list[Extent]:
+        """Where a regular file has data, ascending; what lies between is holes. Small files may have none."""
+        return [Extent(0, entry.size)] if entry.size else []
 
     def lookup(self, path: bytes) -> Entry | None:
         """What is at ``path`` below the top; symbolic links are not followed. None when nothing is."""
@@ -146,6 +157,7 @@ class DirectoryTree(Tree):
         return os.readlink(entry.where)
 
     def xattrs(self, entry: Entry) -> dict[bytes, bytes]:
+        assert isinstance(entry.where, bytes)
         try:
             names = os.listxattr(entry.where, follow_symlinks=False)
             return {os.fsencode(n): os.getxattr(entry.where, n, follow_symlinks=False) for n in names}
@@ -154,11 +166,54 @@ class DirectoryTree(Tree):
                 return {}
             raise
 
+    def extents(self, entry: Entry) -> list[Extent]:
+        if entry.size < _LEAST_WITH_HOLES:
+            return super().extents(entry)
+        with self.open(entry) as stream:
+            return list(_holes(stream.fileno(), entry.size))
+
     def open(self, entry: Entry) -> io.BufferedIOBase:
         assert isinstance(entry.where, bytes)
         # Should it have become a link or a pipe since, we neither follow nor wait.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         return io.BufferedReader(io.FileIO(os.open(entry.where, flags), "rb"))
+
+
+_PIECE: Final = 1 << 20
+_LEAST_WITH_HOLES: Final = 64 << 10
+
+
+def pieces(tree: Tree, entry: Entry, extents: list[Extent] | None = None) -> Iterator[tuple[int, bytes]]:
+    """The data of a regular file (of ``extents`` of it): pieces of at most 1 MiB, each with its offset; no holes.
+
+    Raises EOFError when the file has become shorter, besides what the tree raises.
+    """
+    with tree.open(entry) as stream:
+        for start, length in tree.extents(entry) if extents is None else extents:
+            if stream.tell() != start:
+                stream.seek(start)
+            at, end = start, start + length
+            while at < end:
+                piece = stream.read(min(end - at, _PIECE))
+                if not piece:
+                    raise EOFError(f"{os.fsdecode(entry.name)} became shorter while it was read")
+                yield at, piece
+                at += len(piece)
+
+
+def _holes(fd: int, size: int) -> Iterator[Extent]:
+    """The extents of the regular file open at ``fd`` (lseek(2), SEEK_DATA)."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            start, at = at, size  # a file system that knows no holes
+        if start < size:
+            yield Extent(start, min(at, size) - start)
 
 
 def _of_stat(name: bytes, found: os.stat_result, where: bytes) -> Entry:

@@ -13,7 +13,7 @@ from overlay.section import Section
 from overlay.sqread import Inode as SquashInode
 from overlay.sqread import SquashError, SquashReader
 from overlay.sqread_unpack import Unpack
-from overlay.tree import BY_NAME, Entry, Tree
+from overlay.tree import BY_NAME, Entry, Extent, Tree
 
 _SECOND = 10**9
 _CHR_OR_BLK = (0o020000, 0o060000)
@@ -71,6 +71,12 @@ class ExtTree(Tree):
     def xattrs(self, entry: Entry) -> dict[bytes, bytes]:
         return self.reader.xattrs(self._inode(entry))
 
+    def extents(self, entry: Entry) -> list[Extent]:
+        inode = self._inode(entry)
+        if inode.flags & extread_inode.FLAG_INLINE:
+            return super().extents(entry)
+        return [Extent(found.start, found.length) for found in self.reader.extents(inode)]
+
     def open(self, entry: Entry) -> io.BufferedIOBase:
         return self.reader.open(self._inode(entry))
 
@@ -118,6 +124,9 @@ class SquashTree(Tree):
 
     def xattrs(self, entry: Entry) -> dict[bytes, bytes]:
         return self.reader.xattrs(self._inode(entry))
+
+    def extents(self, entry: Entry) -> list[Extent]:
+        return [Extent(*found) for found in self.reader.extents(self._inode(entry))]
 
     def open(self, entry: Entry) -> io.BufferedIOBase:
         return self.reader.open(self._inode(entry))

@@ -214,7 +214,7 @@ def _opened(target: Target, text: str, upper: bool) -> Tree:
         if target.is_directory:
             return DirectoryTree(os.path.join(target.path, "upper") if upper else target.path)
         if target.kind is Kind.SQUASHFS:
-            from sifkit.image.unzstd import unzstd
+            from sifkit.image.zstd import unzstd
 
             return SquashTree(target.section, unzstd)
         if target.is_ext:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Protocol
@@ -18,6 +17,7 @@ from typing import Protocol
 from overlay import tools
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, SquashImage
+from overlay.write_directory import remove_tree
 
 
 class Progress(Protocol):
@@ -70,7 +70,7 @@ def _alone(place: str) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in os.listdir(place):
             if name.startswith("new-"):  # of one that was killed
-                _remove(f"{place}/{name}")
+                remove_tree(f"{place}/{name}")
         yield
     finally:
         os.close(lock)
@@ -89,12 +89,4 @@ def _unpack(layer: SquashImage, place: str, tree: str, brief: str) -> None:
             raise Failure(brief, lines[0] if lines else f"unsquashfs ended with status {done.status}")
         os.rename(f"{fresh}/root", tree)
     finally:
-        _remove(fresh)
-
-
-def _remove(path: str) -> None:
-    def open_and_retry(function: object, name: str, _: object) -> None:
-        os.chmod(os.path.dirname(name), 0o700)
-        function(name)  # type: ignore[operator]
-
-    shutil.rmtree(path, onerror=open_and_retry)
+        remove_tree(fresh)

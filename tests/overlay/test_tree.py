@@ -10,13 +10,14 @@ from pathlib import Path
 import images
 import probes
 import pytest
+from trees import facts
 
 from overlay import tree_layer
 from overlay.section import Section
 from overlay.sqread_unpack import SquashError, unpacker
 from overlay.tree import DirectoryTree, Tree
 from overlay.tree_image import ExtTree, SquashTree
-from sifkit.image.unzstd import unzstd
+from sifkit.image.zstd import unzstd
 
 
 def section(image: Path, offset: int = 0) -> Section:
@@ -27,27 +28,6 @@ def opened(path: Path) -> Tree:
     if path.is_dir():
         return DirectoryTree(str(path))
     return SquashTree(section(path), unzstd) if path.suffix == ".sqfs" else ExtTree(section(path))
-
-
-def facts(tree: Tree, *, whole_seconds: bool = True) -> dict[bytes, object]:
-    """All that a tree says of everything in it; names of hard links beside their inode's first."""
-    first: dict[int, bytes] = {}
-    told: dict[bytes, object] = {}
-    for path, entry in tree.walk():
-        if path.startswith(b"lost+found"):
-            continue
-        contents: object = None
-        if entry.is_file:
-            with tree.open(entry) as stream:
-                contents = stream.read()
-        elif entry.is_symlink:
-            contents = tree.readlink(entry)
-        told[path] = (
-            entry.kind, oct(entry.mode), entry.uid, entry.gid, entry.mtime_ns // 10**9, entry.device,
-            None if entry.is_directory else (entry.size, entry.links, first.setdefault(entry.inode, path)),
-            {k: v for k, v in tree.xattrs(entry).items() if k.startswith(b"user.")}, contents,
-        )  # fmt: skip
-    return told
 
 
 def test_the_same_tree_in_every_kind(awkward: Path, same_tree: Path) -> None:

@@ -1,0 +1,118 @@
+"""``sifkit overlay convert``, ``export`` and ``import``: an overlay turned into another kind, or into a tar archive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from overlay.failure import Failure
+from sifkit.cli.console import CONSOLE
+from sifkit.cli.names import escape
+from sifkit.cli.overlay_mend import wording
+
+if TYPE_CHECKING:
+    from overlay.loss import Losses
+
+KINDS = ("directory", "squashfs", "tar")
+TO = click.option("--to", type=click.Choice(KINDS), metavar="KIND",
+                  help="What to make: " + ", ".join(KINDS) + " (default: as the name ends).")  # fmt: skip
+COMPRESS = click.option("--compress", type=click.Choice(("zstd", "gzip", "lz4")), default="zstd", show_default=True,
+                        help="How a squashfs is compressed.")  # fmt: skip
+
+
+@contextlib.contextmanager
+def converting(brief: str) -> Iterator[Losses]:
+    """Where a tree is read and another written: errors get words, and losses are told at the end."""
+    from overlay.loss import Losses
+
+    losses = Losses(lambda path, what: CONSOLE.info(f"{escape(path) or '/'}: not kept: {what}"))
+    with wording(brief):
+        try:
+            yield losses
+        except EOFError as error:
+            raise Failure(brief, str(error), "run it again when nothing changes it") from None
+        except ValueError as error:  # ExtError, SquashError, TarError
+            raise Failure(brief, str(error)) from error
+    for what, count, paths in losses:
+        some = ", ".join(escape(path) or "/" for path in paths)
+        more = f", and {count - len(paths)} more" if count > len(paths) else ""
+        CONSOLE.warning(f"not kept: {what}: {some}{more}")
+
+
+def kind_of(path: str, to: str | None) -> str:
+    """What is to be made; a usage error where the name does not tell."""
+    from sifkit.image import convert as library
+
+    kind = to or library.kind_of(path)
+    if kind is None:
+        suffixes = ", ".join(sorted(library.SUFFIXES))
+        raise click.UsageError(f"{path}: of what kind? Say --to, or use a name that ends in / or one of {suffixes}")
+    return kind
+
+
+@click.command(epilog="Example: sifkit overlay convert changes.img changes.sqfs")
+@TO
+@COMPRESS
+@click.argument("source", metavar="SOURCE")
+@click.argument("destination", metavar="NEW", type=click.Path())
+def convert(source: str, destination: str, to: str | None, compress: str) -> None:
+    """Write the overlay SOURCE as NEW, an overlay of another kind.
+
+    SOURCE is a TARGET, or a tar archive as the layers of OCI images are, also compressed. What NEW cannot hold is
+    listed. Nothing that exists is replaced.
+    """
+    from overlay import newfile
+    from sifkit.cli.progress import task
+    from sifkit.image import convert as library
+
+    kind = kind_of(destination, to)
+    destination = destination.rstrip("/")
+    with converting(f"cannot convert {source} to {destination}") as losses:
+        newfile.refuse_existing(destination)
+        with task(f"Converting {source}"), library.layer(source, newfile.split(destination)[0]) as tree:
+            library.write(tree, destination, kind, losses, compress=compress)
+
+
+@click.command(epilog="Example: sifkit overlay export changes.img | zstd > layer.tar.zst")
+@click.argument("target")
+def export(target: str) -> None:
+    """Write the overlay TARGET to standard output as a tar archive, a layer as OCI images have it."""
+    from overlay.tree_spelled import FILES, SpelledTree
+    from overlay.write_tar import write_tar
+    from sifkit.cli.progress import task
+    from sifkit.image import convert as library
+
+    if sys.stdout.isatty():
+        raise click.UsageError("standard output is a terminal; send the archive to a file or a pipe")
+    with contextlib.ExitStack() as stack:
+        losses = stack.enter_context(converting(f"cannot export {target}"))
+        tree = stack.enter_context(library.layer(target, "."))
+        stream = stack.enter_context(open(1, "wb", buffering=1 << 18, closefd=False))
+        stack.enter_context(task(f"Exporting {target}"))
+        write_tar(SpelledTree(tree, FILES), stream, losses)
+
+
+@click.command("import", epilog="Example: zstd -d < layer.tar.zst | sifkit overlay import changes.sqfs")
+@TO
+@COMPRESS
+@click.argument("destination", metavar="NEW", type=click.Path())
+def import_(destination: str, to: str | None, compress: str) -> None:
+    """Make the overlay NEW of a tar archive, a layer of an OCI image, on standard input; it may be compressed."""
+    from overlay import newfile
+    from sifkit.cli.progress import task
+    from sifkit.image import convert as library
+
+    if sys.stdin.isatty():
+        raise click.UsageError("standard input is a terminal; give it a tar archive")
+    kind = kind_of(destination, to)
+    destination = destination.rstrip("/")
+    with converting(f"cannot import {destination}") as losses:
+        newfile.refuse_existing(destination)
+        scratch = newfile.split(destination)[0]
+        with task(f"Importing {destination}"), library.archive(os.fdopen(0, "rb", closefd=False), scratch) as tree:
+            library.write(tree, destination, kind, losses, compress=compress)

@@ -1,0 +1,147 @@
+"""An overlay turned into another kind: opened as a tree, and a tree written as each kind.
+
+What is written appears complete under its name or not at all, and replaces nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Final
+
+from overlay import lock, newfile
+from overlay.failure import from_oserror
+
+if TYPE_CHECKING:
+    from overlay.loss import Report
+    from overlay.sqwrite import Compression
+    from overlay.tree import Tree
+    from sifkit.image.target import Target
+
+DIRECTORY, SQUASHFS, TAR = "directory", "squashfs", "tar"
+COMPRESSIONS: Final = ("zstd", "gzip", "lz4")
+SUFFIXES: Final = {
+    ".sqfs": SQUASHFS, ".squashfs": SQUASHFS, ".sfs": SQUASHFS, ".sqsh": SQUASHFS, ".tar": TAR,
+}  # fmt: skip
+_TAR_MAGIC: Final = (257, b"ustar")
+_TAR_SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
+
+
+def kind_of(path: str) -> str | None:
+    """The kind that the name ``path`` asks for; a name that ends in ``/`` is a directory's."""
+    if path.endswith("/"):
+        return DIRECTORY
+    return next((kind for suffix, kind in SUFFIXES.items() if path.lower().endswith(suffix)), None)
+
+
+def is_tar(path: str) -> bool:
+    """Whether ``path`` is a file that holds a tar archive, or is named like a compressed one."""
+    if not os.path.isfile(path):
+        return False
+    place, magic = _TAR_MAGIC
+    try:
+        with open(path, "rb") as file:
+            return path.lower().endswith(_TAR_SUFFIXES) or os.pread(file.fileno(), len(magic), place) == magic
+    except OSError as error:
+        raise from_oserror(f"cannot open {path}", error) from None
+
+
+def place(target: Target) -> lock.Target:
+    """What `overlay.lock` locks."""
+    return target.path if target.is_directory else target.section
+
+
+@contextlib.contextmanager
+def layer(text: str, scratch: str) -> Iterator[Tree]:
+    """The layer of the overlay, or in the tar archive, ``text``; readers may share it meanwhile, writers may not.
+
+    ``scratch``: a directory for what has to be unpacked. Raises `Failure`, InUse.
+    """
+    if is_tar(text):
+        try:
+            stream = open(text, "rb")
+        except OSError as error:
+            raise from_oserror(f"cannot open {text}", error) from None
+        with archive(stream, scratch) as tree:
+            yield tree
+        return
+    from sifkit.image import target
+
+    found = target.resolve(text)
+    with lock.acquire(place(found), exclusive=False), target.layer(found) as tree:
+        yield tree
+
+
+def archive(stream: IO[bytes], scratch: str) -> Tree:
+    """The tar archive in ``stream`` as a tree. Raises OSError, TarError."""
+    from overlay.tree_tar import TarTree
+    from sifkit.image.zstd import unzstd_stream
+
+    return TarTree(stream, unzstd_stream, scratch)
+
+
+def compression(name: str) -> Compression:
+    """One of `COMPRESSIONS`."""
+    if name == "gzip":
+        from overlay.sqwrite import gzip
+
+        return gzip()
+    if name == "lz4":
+        from overlay.liblz4 import lz4
+
+        return lz4()
+    from sifkit.image.zstd import zstd
+
+    return zstd()
+
+
+def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "zstd") -> None:
+    """Write the layer ``tree`` as the new overlay ``path`` of ``kind``; ``report`` is told what cannot be kept.
+
+    Raises FileExistsError and other OSError, `Failure`, what the tree raises.
+    """
+    from overlay.tree_spelled import DEVICES, FILES, SpelledTree
+
+    spelled = SpelledTree(tree, FILES if kind == TAR else DEVICES)
+    if kind == DIRECTORY:
+        write_overlay_directory(spelled, path, report)
+    elif kind == SQUASHFS:
+        write_squash(spelled, path, report, compress=compress)
+    else:
+        from overlay.write_tar import write_tar
+
+        with newfile.new_file(path, new_mode(0o666)) as fresh:
+            with open(fresh.fd, "wb", buffering=1 << 20, closefd=False) as stream:
+                write_tar(spelled, stream, report)
+            fresh.publish()
+
+
+def new_mode(most: int) -> int:
+    """The mode of something new, as the umask has it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return most & ~umask
+
+
+def write_squash(tree: Tree, path: str, report: Report, *, compress: str, made: int | None = None) -> None:
+    """Write ``tree`` as the new squashfs ``path``; ``made``: seconds since 1970, None for now."""
+    from overlay import sqwrite
+
+    with newfile.new_file(path, new_mode(0o666)) as fresh:
+        when = int(time.time()) if made is None else made
+        sqwrite.write_squash(tree, fresh.fd, compression(compress), report, time=when)
+        fresh.publish()
+
+
+def write_overlay_directory(tree: Tree, path: str, report: Report) -> None:
+    """Write ``tree`` as the upper/ of the new directory overlay ``path``."""
+    from overlay.write_directory import remove_tree, write_directory
+
+    with newfile.new_directory(path, remove_tree) as fresh:
+        os.chmod(fresh, 0o700)  # until it is complete
+        os.mkdir(f"{fresh}/upper", 0o700)
+        write_directory(tree, f"{fresh}/upper", report)
+        os.mkdir(f"{fresh}/work", 0o755)
+        os.chmod(fresh, new_mode(0o777))
