@@ -117,7 +117,7 @@ class ExtReader:
         """The first block of a group's inode table."""
         if group not in self._tables:
             sb = self.superblock
-            at = self._descriptor(group)
+            at = self.descriptor_place(group)
             data = self._read(at, sb.descriptor_size)
             table = int.from_bytes(data[8:12], "little")
             if sb.descriptor_size >= 64:
@@ -128,7 +128,7 @@ class ExtReader:
             self._tables[group] = table
         return self._tables[group]
 
-    def _descriptor(self, group: int) -> int:
+    def descriptor_place(self, group: int) -> int:
         """The byte at which the descriptor of ``group`` lies (Documentation: blockgroup.rst, meta_bg)."""
         sb = self.superblock
         each = sb.block_size // sb.descriptor_size
