@@ -21,6 +21,7 @@ from overlay.commit_upper import Found, child_lowers, is_shown, kept_xattrs, loo
 from overlay.ext_inode import Attributes, attributes_of
 from overlay.ext_write import Writer
 from overlay.rollback import discard as discard
+from overlay.rollback import logs as logs
 from overlay.rollback import rollback as rollback
 from overlay.section import Section
 

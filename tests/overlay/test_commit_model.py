@@ -183,7 +183,7 @@ def make(upper: bytes, where: bytes, verb: str, value: object) -> None:
             os.link(source, where)
     elif verb == "chmod":
         assert isinstance(value, int)
-        os.chmod(where, value)
+        os.chmod(where, value | 0o700 if os.path.isdir(where) else value)
     elif verb == "xattr":
         assert isinstance(value, int)
         os.setxattr(where, f"user.x{value}", b"v" * value)
