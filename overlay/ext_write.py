@@ -15,75 +15,26 @@ import errno
 import os
 import stat
 import struct
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from overlay import ext_data, ext_inode, ext_map, ext_xattr, extread_inode
+from overlay import ext_data, ext_inode, ext_xattr
 from overlay.ext_directory import Directory, kind_of
-from overlay.ext_inode import FLAG_INDEX, NOTHING, Attributes, Body
-from overlay.ext_volume import Volume
+from overlay.ext_inode import NOTHING, Attributes, Body
+from overlay.ext_names import Names
+from overlay.ext_names import refusal as refusal
 from overlay.extread_inode import Inode
-from overlay.section import Section
-from overlay.superblock import ExtError, Superblock
+from overlay.superblock import ExtError
 
 _FAST_LINK: Final = 60
 _LINK_MAX: Final = 65000  # EXT2_LINK_MAX of libext2fs; the kernel's EXT4_LINK_MAX
 _NAME_MAX: Final = 255
-_DIR_INDEX: Final = 0x20
-_FILETYPE: Final = 0x2
-_UNSIGNED_HASH: Final = 0x2
 _KEPT_FLAGS: Final = 0xFF & ~0x1  # of chattr(1), what means something to ext3; i_flags of a file that is replaced
-_WRITABLE_INCOMPAT: Final = 0x2 | 0x10
-_WRITABLE_RO: Final = 0x1 | 0x2 | 0x4
-_NO_COMPAT: Final = 0x200 | 0x400 | 0x1000  # sparse_super2, fast_commit, orphan_file
 
 
-def refusal(sb: Superblock) -> str:
-    """Why `Writer` does not write into a file system like this; empty when it does."""
-    strange = sb._replace(
-        compat=sb.compat & _NO_COMPAT,
-        incompat=sb.incompat & ~_WRITABLE_INCOMPAT,
-        ro_compat=sb.ro_compat & ~_WRITABLE_RO,
-    )
-    if sb.needs_recovery:
-        return "its journal holds writes to replay"
-    if strange.features:
-        return f"it has features that ext3 lacks: {', '.join(strange.features)}"
-    return "" if sb.clean else "it was not left clean"
-
-
-class Writer:
+class Writer(Names):
     """An image being written. `finish` makes the changes; leaving the context without it drops them."""
-
-    root: Final = extread_inode.ROOT
-
-    def __init__(self, section: Section, undo: str | None) -> None:
-        """``undo``: where to keep the undo log, None for an image that nobody needs back.
-
-        Raises OSError, ExtError (an image that is not written here: `refusal` says why), Failure.
-        """
-        self._volume = Volume(section, undo)
-        try:
-            sb = self.superblock = self._volume.superblock
-            why = refusal(sb)
-            if why:
-                raise ExtError(f"{section.describe()}: {why}")
-        except BaseException:
-            self._volume.close()
-            raise
-        self._now = int(time.time())
-        self._directories: dict[int, Directory] = {}
-        self._typed = bool(sb.incompat & _FILETYPE)
-        self._room = ext_inode.room(sb.inode_size)
-        self._sectors = sb.block_size // 512
-        self._index: tuple[int, Callable[[bytes], int]] | None = None
-        if sb.compat & _DIR_INDEX:
-            raw = self._volume.raw_superblock
-            version = raw[252] if raw[252] < 3 else 1
-            unsigned = 3 if raw[352] & _UNSIGNED_HASH else 0
-            self._index = version, self._volume.hasher(version + unsigned, raw[236:252])
 
     def __enter__(self) -> Self:
         return self
@@ -107,61 +58,6 @@ class Writer:
         for number in list(self._directories):
             self.close_directory(number)
         self._volume.finish()
-
-    # Looking
-
-    def inode(self, number: int) -> Inode:
-        """The inode ``number`` as it is now; of a directory that is being changed, size and blocks are old."""
-        return extread_inode.parse(number, self._volume.peek_inode(number))
-
-    def directory(self, number: int) -> Directory:
-        """The names in a directory. Kept until `close_directory`."""
-        found = self._directories.get(number)
-        if found is None:
-            inode = self.inode(number)
-            if not inode.is_directory:
-                raise ExtError(f"inode {number} is not a directory")
-            found = Directory(number, number, inode.links, typed=self._typed)
-            for logical, physical, length in self._blocks(inode):
-                for block in range(physical, physical + length):
-                    if logical >= 0:
-                        found.load(self._volume.read(block))
-            self._directories[number] = found
-        return found
-
-    def lookup(self, parent: int, name: bytes) -> int:
-        """The inode of ``name`` in a directory; 0 when there is none."""
-        return self.directory(parent).find(name)
-
-    def resolve(self, path: bytes) -> int:
-        """The inode at ``path`` from the root, symbolic links not followed; 0 when there is none."""
-        number = self.root
-        for name in path.split(b"/"):
-            if name not in (b"", b"."):
-                number = self.lookup(number, name) if self.inode(number).is_directory else 0
-                if not number:
-                    return 0
-        return number
-
-    def xattrs(self, number: int) -> dict[bytes, bytes]:
-        """The extended attributes of an inode as it is now."""
-        from overlay import extread_xattr
-
-        inode = self.inode(number)
-        found = dict(extread_xattr.in_inode(number, inode.extra, _no_value))
-        if inode.acl_block:
-            found.update(extread_xattr.in_block(number, bytes(self._volume.read(inode.acl_block)), _no_value))
-        return found
-
-    def _blocks(self, inode: Inode) -> Iterator[tuple[int, int, int]]:
-        has_blocks = inode.is_file or inode.is_directory or (inode.is_symlink and self._is_slow(inode))
-        if not has_blocks:
-            return iter(())
-        sb = self.superblock
-        return ext_map.blocks(inode.block, sb.block_size, sb.blocks, self._volume.read)
-
-    def _is_slow(self, inode: Inode) -> bool:
-        return inode.sectors > (self._sectors if inode.acl_block else 0)
 
     # Making
 
@@ -338,53 +234,6 @@ class Writer:
             target.links += 1
         self._name(new_parent, new_name, number, inode.mode)
         above.remove(name)
-
-    # Directories
-
-    def close_directory(self, number: int) -> None:
-        """Lay out a directory that has changed; it is read again when it is asked for."""
-        directory = self._directories.pop(number, None)
-        if directory is None or not directory.changed:
-            return
-        sb, volume = self.superblock, self._volume
-        blocks, flags = None, 0
-        if self._index is not None:
-            blocks = directory.indexed(sb.block_size, *self._index)
-            flags = FLAG_INDEX if blocks else 0
-        contents = blocks or directory.linear(sb.block_size)
-        inode = self.inode(number)
-        present = list(self._blocks(inode))
-        places = [block for at, first, length in present if at >= 0 for block in range(first, first + length)]
-        for block, data in zip(places, contents, strict=False):
-            volume.put(block, data)
-        body = Body(len(contents) * sb.block_size, inode.sectors, inode.block)
-        if len(contents) != len(places):
-            body = self._remap(inode, places, contents, [first for at, first, _ in present if at < 0])
-        view = volume.inode(number)
-        ext_inode.set_body(view, body, inode.flags & ~FLAG_INDEX | flags)
-        ext_inode.set_links(view, directory.links)
-        volume.relieve()
-
-    def _remap(self, inode: Inode, places: list[int], contents: list[bytes], indirect: list[int]) -> Body:
-        """More or fewer blocks: new ones are written at once, the map is made anew."""
-        volume, block_size = self._volume, self.superblock.block_size
-        kept = places[: len(contents)]
-        for block in (*places[len(contents) :], *indirect):
-            volume.free(block, 1)
-        at = len(kept)
-        for physical, length in volume.take_all(len(contents) - at):
-            for data in contents[at : at + length]:
-                volume.fill(physical + len(kept) - at, data)
-                kept.append(physical + len(kept) - at)
-            at += length
-        runs = [(logical, physical, 1) for logical, physical in enumerate(kept)]
-        pointers, took = ext_map.build(runs, block_size, lambda: volume.take(1)[0], volume.fill)
-        sectors = (len(kept) + took) * self._sectors + (self._sectors if inode.acl_block else 0)
-        return Body(len(contents) * block_size, sectors, pointers)
-
-
-def _no_value(number: int, size: int) -> bytes:
-    raise ExtError(f"inode {number}: an extended attribute in an inode of its own")
 
 
 def unchanged(inode: Inode, xattrs: Mapping[bytes, bytes]) -> Attributes:
