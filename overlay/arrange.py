@@ -116,7 +116,7 @@ def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Take
     try:
         found = probe.classify(os.path.abspath(spec.source))
     except FileNotFoundError:
-        hint = f"for an empty one: sifkit overlay create {spec.source}/"
+        hint = _to_make(spec.source)
         raise Failure(f"no overlay {spec.source}", "there is no such file or directory", hint) from None
     except OSError as error:
         raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
@@ -133,6 +133,14 @@ def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Take
         return _Taken(inside.lowers, inside.upper, inside.warnings, demoted=bool(inside.warnings))
     hint = "use a directory, ext3, squashfs or SIF overlay"
     raise Failure(f"cannot use the overlay {spec.source}", f"it is a {found.kind}", hint)
+
+
+def _to_make(source: str) -> str:
+    """The command that makes an empty overlay of that name: an image where it has an image's ending."""
+    if source.endswith((".sif", ".sqfs", ".squashfs")):
+        return ""
+    name = source if source.endswith((".img", ".ext3")) else f"{source.rstrip('/')}/"
+    return f"for an empty one: sifkit overlay create {name}"
 
 
 def _ext(spec: LayerSpec, found: Probe) -> _Taken:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from overlay import e2fsprogs, newfile
 from overlay.section import Section
-from overlay.size import MIB
+from overlay.size import MIB, format_size
 
 BLOCK_SIZE: Final = 4096
 SMALLEST: Final = 16 * MIB  # mke2fs: the journal, 4 MiB at least, may not fill half of the free blocks
@@ -21,6 +21,7 @@ SMALLEST: Final = 16 * MIB  # mke2fs: the journal, 4 MiB at least, may not fill 
 FEATURES: Final = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
 
 _SMALL: Final = 512 * MIB  # below this mke2fs, and so Apptainer, gives an inode for every 4 KiB
+_INODE_SIZE: Final = 256
 _NAME_MAX: Final = 255
 _LABEL_MAX: Final = 16
 
@@ -62,7 +63,8 @@ def create_ext3(
             _format(section, inodes, bytes_per_inode, label, discard=sparse)
             _populate(section, plan, owner)
         except e2fsprogs.ToolError as error:
-            raise e2fsprogs.ToolError(error.program, path, error.status, error.said) from None
+            said = error.said.replace(section.path, path)
+            raise e2fsprogs.ToolError(error.program, path, error.status, said) from None
         fresh.publish()
         return Created(section._replace(path=path), reserved)
 
@@ -193,13 +195,16 @@ def _journal_mib(size: int) -> int:
 def _format(
     section: Section, inodes: int | None, bytes_per_inode: int | None, label: str | None, *, discard: bool
 ) -> None:
+    if inodes is not None and inodes * _INODE_SIZE > section.size:
+        need = format_size(inodes * _INODE_SIZE)
+        raise ValueError(f"{inodes} inodes alone take {need}, and the size is {format_size(section.size)}")
     count = ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or _ratio(section.size))]
     if label is not None and len(os.fsencode(label)) > _LABEL_MAX:
         raise ValueError(f"label {label!r} is longer than {_LABEL_MAX} bytes")
     name = ["-L", label] if label is not None else []
     e2fsprogs.mke2fs(
         section,
-        *("-O", FEATURES, "-I", "256", "-m", "0", "-J", f"size={_journal_mib(section.size)}", *count, *name),
+        *("-O", FEATURES, "-I", str(_INODE_SIZE), "-m", "0", "-J", f"size={_journal_mib(section.size)}", *count, *name),
         extended=["discard" if discard else "nodiscard"],
         block_size=BLOCK_SIZE,
     )

@@ -44,6 +44,8 @@ def _one(text: str) -> LayerSpec:
     if match is None:
         return LayerSpec(_unescape(text), "auto")
     source, suffix = text[: match.start()], match.group(1)
+    if not source:
+        raise Failure("an overlay needs a path", f"--overlay {text} has none", exit_code=USAGE)
     if suffix == "ro":
         return LayerSpec(_taken(source), "ro")
     if suffix == "rw":

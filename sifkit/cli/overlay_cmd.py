@@ -82,13 +82,15 @@ def overlay() -> None:
               help="Room for N files, whatever the profile gives.")  # fmt: skip
 @click.option("-f", "--fakeroot", is_flag=True, help="Let root own the overlay's directories, for --fakeroot runs.")
 @click.option("--label", metavar="NAME", help="Name of the file system in the image, at most 16 bytes.")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(readable=False))
 def create(path: str, dirs: tuple[str, ...], **options: Any) -> None:
     """Make PATH an empty overlay: an ext3 image, a directory, or an ext3 partition inside a SIF image.
 
     A PATH that ends in '/' or is an empty directory becomes a directory overlay; a SIF image gets the overlay
     as one more partition. Nothing that exists is ever replaced.
     """
+    if not path:
+        raise Failure("an overlay needs a path", "PATH is empty", exit_code=2)
     with failures(f"cannot create the overlay {path}"):
         if path.endswith("/") or os.path.isdir(path):
             _create_directory(path, dirs, _given("size", "sparse", "inodes", "profile", "label"))

@@ -59,8 +59,8 @@ def _say(text: str) -> None:
 @_fields
 @click.option("--alignment", type=int, metavar="BYTES", help="Alignment. Default: 4096 for partitions, else none.")
 @click.option("--force", is_flag=True, help="Do it also when that breaks a signature or OBJECT is not what is said.")
-@click.argument("file", type=click.Path(), metavar="FILE")
-@click.argument("source", type=click.Path(), metavar="OBJECT")
+@click.argument("file", type=types.FILE, metavar="FILE")
+@click.argument("source", type=types.FILE, metavar="OBJECT")
 def add(file: str, source: str, datatype: int, alignment: int | None, force: bool, **options: Any) -> None:
     """Add OBJECT, a file or - for standard input, to the image.
 
@@ -79,6 +79,7 @@ def add(file: str, source: str, datatype: int, alignment: int | None, force: boo
                 start = os.lseek(fd, 0, os.SEEK_CUR)
                 size = os.fstat(fd).st_size - start
                 new = new._replace(extra=_partition(edit, fields, (fd, start, size), force))
+            _say_of_link(edit, fields)
             added = library.add_object(edit, new)
             if new.data_type == library.DataType.PARTITION and not early:
                 extra = _partition(edit, fields, (edit.fd, added.offset, added.size), force)
@@ -134,6 +135,15 @@ def _new_object(edit: Edit, datatype: int, fields: Fields, fd: int, alignment: i
     )  # fmt: skip
 
 
+def _say_of_link(edit: Edit, fields: Fields) -> None:
+    """A link may come before what it leads to, so it is no error."""
+    objects = edit.objects.values()
+    if fields.link and all(d.id != fields.link for d in objects):
+        _say(f"WARNING: it links to object {fields.link}, which is not there")
+    if fields.link_group and all(d.group_id != fields.link_group for d in objects):
+        _say(f"WARNING: it links to group {fields.link_group}, which is empty")
+
+
 def _group(edit: Edit, datatype: int, fields: Fields) -> int:
     from sifkit.sif import DataType
 
@@ -152,7 +162,7 @@ def _group(edit: Edit, datatype: int, fields: Fields) -> int:
 
 def _partition(edit: Edit, fields: Fields, where: tuple[int, int, int], force: bool) -> PartitionExtra:
     """The extra of a partition whose bytes are at ``where``: descriptor, offset, size."""
-    from sifkit.sif import BadObject, PartitionExtra, architecture, fs_text
+    from sifkit.sif import BadObject, Mislabelled, PartitionExtra, architecture, fs_text
     from sifkit.sif.infer import disagreement, file_system
     from sifkit.sif.sniff import HEAD
 
@@ -161,14 +171,10 @@ def _partition(edit: Edit, fields: Fields, where: tuple[int, int, int], force: b
     if fs is None:
         fs = file_system(fd, offset)
         if not fs:
-            raise (
-                BadObject("no file system that is known", path=edit.path)
-                if force
-                else BadObject("no file system that is known; --partfs raw adds it as it is", path=edit.path)
-            )
+            raise BadObject("no file system that is known; --partfs raw adds it as it is", path=edit.path)
         _say(f"file system: {fs_text(fs)}, from the object")
     if not force and (wrong := disagreement(os.pread(fd, min(HEAD, size), offset), size, fs)):
-        raise BadObject(wrong, path=edit.path)
+        raise Mislabelled(wrong, path=edit.path)
     return PartitionExtra(fs, fields.part or 0, architecture(_arch(edit, fields, where)))
 
 
@@ -193,7 +199,7 @@ def _arch(edit: Edit, fields: Fields, where: tuple[int, int, int]) -> str:
 @_fields
 @click.option("--force", is_flag=True, help="Do it also when that breaks a signature or does not fit the bytes.")
 @click.argument("number", type=int, metavar="ID")
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=types.FILE, metavar="FILE")
 def set_(number: int, file: str, force: bool, **options: Any) -> None:
     """Change the name, group, link or type of object ID; its bytes stay."""
     from sifkit import sif as library
@@ -215,14 +221,14 @@ def set_(number: int, file: str, force: bool, **options: Any) -> None:
 
 
 def _check_fs(fd: int, found: Descriptor, fields: Fields, force: bool) -> None:
-    from sifkit.sif import BadObject
+    from sifkit.sif import Mislabelled
     from sifkit.sif.infer import disagreement
     from sifkit.sif.sniff import HEAD
 
     if fields.fs is None or force or found.offset < 0 or found.size < 0:
         return
     if wrong := disagreement(os.pread(fd, min(HEAD, found.size), found.offset), found.size, fields.fs):
-        raise BadObject(wrong)
+        raise Mislabelled(wrong)
 
 
 def _changed_extra(found: Descriptor, fields: Fields) -> Any:

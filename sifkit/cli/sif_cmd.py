@@ -14,7 +14,7 @@ from sifkit.cli import sif_types as types
 if TYPE_CHECKING:
     from sifkit.sif import Written
 
-FILE = click.argument("file", type=click.Path(), metavar="FILE")
+FILE = click.argument("file", type=types.FILE, metavar="FILE")
 ID = click.argument("number", type=int, metavar="ID")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes and Unix times.")
 FORCE = click.option("--force", is_flag=True, help="Do it also when that breaks a signature.")
@@ -97,7 +97,7 @@ def info(number: int, file: str, as_json: bool) -> None:
 
 
 @sif.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")
-@click.option("-o", "--output", type=click.Path(), metavar="OUT", help="Write to this new file; holes stay holes.")
+@click.option("-o", "--output", type=types.FILE, metavar="OUT", help="Write to this new file; holes stay holes.")
 @click.option("--force", is_flag=True, help="Overwrite OUT when it exists.")
 @ID
 @FILE
@@ -124,9 +124,14 @@ def dump(number: int, file: str, output: str | None, force: bool) -> None:
 def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> None:
     from sifkit.sif import transfer
 
-    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if force else os.O_EXCL)
-    target = os.open(output, how, 0o666)
+    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if force else os.O_EXCL)
     try:
+        target = os.open(output, how, 0o666)
+    except FileExistsError:
+        raise Failure(f"{output} exists already", "it was not touched", "--force overwrites it") from None
+    try:
+        if os.isatty(target):
+            raise Failure("not written to a terminal", "objects are binary", exit_code=2)
         if os.path.samestat(os.fstat(source), os.fstat(target)):
             raise Failure(f"{output} is the image itself", "an object cannot replace it")
         if os.fstat(target).st_size:

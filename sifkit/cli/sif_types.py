@@ -62,6 +62,8 @@ class Fingerprint(_Bytes):
         return raw
 
 
+FILE = click.Path(readable=False)  # opening it tells whether it is there and may be read, in our words
+
 DATA_TYPE = Numbered("type", enums.DATA_TYPE_WORDS, 0x4000)
 FS_TYPE = Numbered("fs", enums.FS_WORDS)
 PART_TYPE = Numbered("parttype", enums.PART_WORDS)
@@ -78,7 +80,7 @@ _HINTS = {
     "ObjectNotFound": "sifkit sif list FILE shows the IDs",
     "MultipleObjects": "sifkit sif check FILE lists everything that is wrong",
     "PrimaryExists": "--parttype system, then: sifkit sif setprim ID FILE",
-    "BadObject": "--force adds it all the same",
+    "Mislabelled": "--force does it all the same",
 }
 
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Corrupt,
         InUse,
         LockUnavailable,
+        Mislabelled,
         MultipleObjects,
         NotSif,
         ObjectNotFound,
@@ -106,6 +107,7 @@ __all__ = [
     "Image",
     "InUse",
     "LockUnavailable",
+    "Mislabelled",
     "MultipleObjects",
     "NewObject",
     "NotSif",
@@ -171,7 +173,7 @@ _MODULES = {
     "edit_grow": "grow",
     "enums": "CryptoFormat CryptoMessage DataType FsType HashType PartType SbomFormat arch_code arch_text"
     " data_type_text fs_text hash_text part_text sbom_text",
-    "errors": "BadObject BadValue BadVersion Corrupt InUse LockUnavailable MultipleObjects NotSif"
+    "errors": "BadObject BadValue BadVersion Corrupt InUse LockUnavailable Mislabelled MultipleObjects NotSif"
     " ObjectNotFound PrimaryExists SifError Signed Truncated WrongObject",
     "inspection": "Finding check",
     "records": "CryptoExtra Descriptor Header PartitionExtra SbomExtra SignatureExtra",

@@ -24,6 +24,7 @@ from sifkit.sif.layout import build_descriptor, build_header
 from sifkit.sif.reader import Path, Table, read_table
 from sifkit.sif.records import (
     HEADER_SIZE,
+    LARGEST_GAP,
     SLOT_SIZE,
     ZERO_TIME,
     Descriptor,
@@ -86,14 +87,15 @@ class Edit:
         at = header.table_offset
         end = header.data_offset
         for d in self.objects.values():
-            if d.size == 0 and d.offset > self.length:
-                continue  # the Go library writes nothing for an empty object, not even its alignment
-            if d.offset < 0 or d.size < 0 or d.end > self.length:
+            # For an empty object nothing is written, so its aligned offset may lie behind the file's end.
+            if d.size == 0 and d.offset > self.length + LARGEST_GAP:
+                continue
+            if d.offset < 0 or d.size < 0 or (d.size and d.end > self.length):
                 text = f"object {d.id} lies outside of the file; nothing can be added"
                 raise Corrupt(text, path=self.path, offset=at + d.slot * SLOT_SIZE)
             end = max(end, d.end)
-        # A v1 image without objects ends before its data offset; more than that is no image's.
-        first, last = max(header.table_end, HEADER_SIZE), max(self.length, header.table_end + 65536)
+        # A v1 image without objects, too, ends before its data offset; more than that is no image's.
+        first, last = max(header.table_end, HEADER_SIZE), self.length + LARGEST_GAP
         if header.data_offset < 0 or not first <= end <= last:
             text = f"data offset {header.data_offset} does not fit the table and the file; nothing can be added"
             raise Corrupt(text, path=self.path, offset=112)

@@ -62,8 +62,6 @@ def _write(edit: Edit, new: NewObject, descriptor: Descriptor) -> Descriptor:
     offset = next_aligned(end, alignment_of(new))
     size = _write_data(edit, new, offset)
     edit.length = max(edit.length, offset + size)
-    if os.fstat(edit.fd).st_size < edit.length:
-        os.ftruncate(edit.fd, edit.length)  # an empty object after a gap
     if new.data_type in (DataType.OCI_ROOT_INDEX, DataType.OCI_BLOB) and not new.extra:
         descriptor = descriptor._replace(extra=_digest(edit.fd, offset, size).ljust(384, b"\0"))
     descriptor = descriptor._replace(offset=offset, size=size, padded_size=offset - end + size)

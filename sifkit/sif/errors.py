@@ -73,7 +73,11 @@ class Signed(SifError):
 
 
 class BadObject(SifError):
-    """The bytes to add are not what they are said to be."""
+    """What is to be added cannot be an object: a directory, the image itself, a file that changed meanwhile."""
+
+
+class Mislabelled(BadObject):
+    """The bytes of an object are not what they are said to be."""
 
 
 class BadValue(SifError, ValueError):

@@ -14,6 +14,7 @@ from sifkit.sif.reader import Image, Path
 from sifkit.sif.records import (
     GROUP_MASK,
     HEADER_SIZE,
+    LARGEST_GAP,
     SLOT_SIZE,
     Descriptor,
     PartitionExtra,
@@ -84,11 +85,11 @@ def _data(image: Image) -> Iterator[Finding]:
     last = max((d.end for d in image.objects if d.size), default=0)
     if header.data_offset < max(header.table_end if header.total else 0, HEADER_SIZE):
         yield Finding(112, 0, f"the data start at byte {header.data_offset}, inside of header or table")
-    elif header.data_offset > max(length, header.table_end + 65536):
+    elif header.data_offset > max(length, header.table_end + LARGEST_GAP):
         yield Finding(112, 0, f"the data start at byte {header.data_offset}, the file ends at byte {length}")
     if header.data_size < 0:
         yield Finding(120, 0, f"the data have {header.data_size} bytes")
-    elif header.data_size and end > length:
+    elif header.data_size and end > length and not any(d.size == 0 and d.end == end for d in image.objects):
         yield Finding(120, 0, f"the data end at byte {end}, the file at byte {length}")
     elif end < last <= length:
         yield Finding(120, 0, f"the data are said to end at byte {end}, the last object ends at byte {last}")

@@ -35,7 +35,8 @@ def hold(fd: int, size: int, path: str = "") -> None:
 
     Raises `LockUnavailable` where the file system has no locks. Closing ``fd`` frees it.
     """
-    _set(fd, F_OFD_SETLKW, 0, size, path)
+    # Who waits is never refused because somebody holds it, so that is "no locks" too, as some file systems say it.
+    _set(fd, F_OFD_SETLKW, 0, size, path, (*_UNAVAILABLE, *_REFUSED))
 
 
 def claim(fd: int, offset: int, size: int, path: str = "", what: str = "object") -> None:
@@ -58,11 +59,13 @@ def in_use(fd: int, offset: int, size: int) -> bool:
     return bool(struct.unpack(_FLOCK, fcntl.fcntl(fd, F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
 
-def _set(fd: int, command: int, offset: int, size: int, path: str) -> None:
+def _set(
+    fd: int, command: int, offset: int, size: int, path: str, unavailable: tuple[int, ...] = _UNAVAILABLE
+) -> None:
     try:
         fcntl.fcntl(fd, command, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, offset, size, 0))
     except OSError as error:
-        if error.errno in _UNAVAILABLE:
+        if error.errno in unavailable:
             text = f"the file system has no locks ({os.strerror(error.errno)}); edit a copy on a local disk"
             raise LockUnavailable(text, path=path) from error
         raise

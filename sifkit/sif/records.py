@@ -15,6 +15,7 @@ HEADER_SIZE = 128
 SLOT_SIZE = 585
 TABLE_OFFSET = 4096
 CAPACITY = 48
+LARGEST_GAP = 65536  # the largest alignment in the wild: so far behind the file's end the data may seem to begin or end
 ZERO_TIME = -62135596800  # Go's time.Time{}, 0001-01-01: "no time", in deterministic images
 GROUP_MASK = 0xF0000000
 ID_MASK = 0x0FFFFFFF

@@ -41,6 +41,7 @@ SOURCES = {
     "def": b"bootstrap: docker\nfrom: busybox\n",
     "json": b'{"a":1}',
     "short": b"x",
+    "nothing": b"",
     "noise": bytes(range(256)) * 3,
     "squashfs": squashfs_head(),
     "ext3": ext3_head(),
@@ -87,6 +88,13 @@ RECIPES = {
         *[("add", "json", {"datatype": 6, "filename": f"o{n}"}) for n in range(48)],
         ("del", 17, {}),
         ("add", "noise", {"datatype": 7}),
+    ],
+    # Go writes nothing of an empty object, not even what aligns it.
+    "nothing": [
+        ("add", "nothing", {**PART, "partfs": 4}),
+        ("add", "noise", {"datatype": 7}),
+        ("add", "nothing", {"datatype": 6}),
+        ("add", "nothing", {"datatype": 7, "alignment": 65536}),
     ],
 }  # fmt: skip
 

@@ -41,6 +41,7 @@ def whole(path: Path) -> Section:
 
 
 def test_features_blocks_and_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B20: blocks of 4 KiB, one reserved, Apptainer's features, whatever the host's mke2fs.conf says."""
     config = tmp_path / "mke2fs.conf"
     config.write_text("[defaults]\nblocksize=1024\nbase_features=extent,metadata_csum,64bit\nreserved_ratio=20\n")
     monkeypatch.setenv("MKE2FS_CONFIG", str(config))
@@ -117,6 +118,7 @@ def test_odd_directory_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "a\nb", ".wh.x", "x" * 256, "nul\0"])
 def test_refused_directory_names_leave_nothing(tmp_path: Path, name: str) -> None:
+    """B17: among them those that lead out of upper/."""
     with pytest.raises(ValueError, match=r"director|debugfs"):
         create_ext3(str(tmp_path / "a.img"), 16 * MIB, dirs=[name])
     assert list(tmp_path.iterdir()) == []
@@ -129,9 +131,12 @@ def test_inodes(tmp_path: Path) -> None:
     assert facts(tmp_path / "b.img").inodes == 1024
     create_ext3(str(tmp_path / "c.img"), 512 * MIB, sparse=True)
     assert facts(tmp_path / "c.img").inodes == 512 * 64
-    with pytest.raises(e2fsprogs.ToolError, match="inode") as caught:
+    with pytest.raises(ValueError, match=r"2147483648 inodes alone take 512 GiB, and the size is 16 MiB"):
         create_ext3(str(tmp_path / "d.img"), 16 * MIB, inodes=2**31)
+    with pytest.raises(e2fsprogs.ToolError) as caught:
+        create_ext3(str(tmp_path / "d.img"), 16 * MIB, inodes=16 * MIB // 256)
     assert caught.value.path == str(tmp_path / "d.img")
+    assert "/proc/" not in caught.value.said
     assert not (tmp_path / "d.img").exists()
 
 

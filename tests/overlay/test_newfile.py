@@ -43,6 +43,7 @@ def occupy_dangling(path: Path) -> None:
     "occupy", [occupy_file, occupy_read_only, occupy_unreadable, occupy_dangling, Path.mkdir]
 )
 def test_existing_is_never_replaced(tmp_path: Path, occupy: object) -> None:
+    """B1: Apptainer replaces what it may not write."""
     target = tmp_path / "a.img"
     assert callable(occupy)
     occupy(target)
@@ -58,6 +59,7 @@ def test_existing_is_never_replaced(tmp_path: Path, occupy: object) -> None:
 
 
 def test_neighbours_are_untouched(tmp_path: Path) -> None:
+    """B27, B34: Apptainer overwrites and removes PATH.ext3."""
     for name in ("a.img.ext3", ".a.img.tmp", "a.img~"):
         (tmp_path / name).write_text(name)
     create_ext3(str(tmp_path / "a.img"), 16 * MIB)
@@ -126,6 +128,7 @@ def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """B34: and whatever was left does no harm to the next one."""
     code = f"from overlay.create import create_ext3; create_ext3({str(tmp_path / 'a.img')!r}, 64*2**20)"
     complete = 0
     chance = random.Random(7)

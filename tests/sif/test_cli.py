@@ -42,6 +42,7 @@ def one(path: object, number: int) -> sif.Descriptor:
 
 
 def test_new_and_add_in_numbers_and_in_words(tmp_path: Path, generate: ModuleType) -> None:
+    """B31, too: the name is stored when it is given."""
     squashfs, ext3 = tmp_path / "s", tmp_path / "e"
     squashfs.write_bytes(generate.squashfs_head())
     ext3.write_bytes(generate.ext3_head())
@@ -136,6 +137,7 @@ def test_an_object_that_is_not_what_is_said(image: str, tmp_path: Path, generate
     ["--datatype", "1", "--groupid", "x"], ["--datatype", "1", "--sbomformat", "spdx-json"],
 ])  # fmt: skip
 def test_wrong_command_lines_exit_2(image: str, arguments: list[str]) -> None:
+    """B32, among them."""
     before = Path(image).read_bytes()
     assert call("add", image, image, *arguments).exit_code == 2
     assert Path(image).read_bytes() == before
@@ -150,13 +152,32 @@ def test_numbers_out_of_range(image: str, tmp_path: Path, arguments: list[str]) 
     assert Path(image).read_bytes() == before
 
 
-def test_new_says_that_the_file_was_not_touched(image: str) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o444, 0o000])
+def test_new_says_that_the_file_was_not_touched(image: str, mode: int) -> None:
+    """B2: siftool truncates it."""
     before = Path(image).read_bytes()
+    os.chmod(image, mode)
     assert "exists" in failure("new", image).brief
+    os.chmod(image, 0o755)
     assert Path(image).read_bytes() == before
 
 
+def test_links_to_nothing_are_named(image: str, squashfs: str) -> None:
+    """A link may come before what it leads to, but rarely is meant to."""
+    result = call("add", image, squashfs, "--datatype", 7, "--link", 99)
+    assert (result.exit_code, "links to object 99, which is not there" in result.stderr) == (0, True)
+    assert "WARNING" not in call("add", image, squashfs, "--datatype", 7, "--link", 1).stderr
+    result = call("add", image, squashfs, "--datatype", 7, "--link-group", 7)
+    assert (result.exit_code, "links to group 7, which is empty" in result.stderr) == (0, True)
+
+
+def test_what_cannot_be_an_object_is_no_matter_of_force(image: str, tmp_path: Path) -> None:
+    for source in (tmp_path, image):
+        assert failure("add", image, source, "--datatype", 7).hint == ""
+
+
 def test_delete_says_what_stays(image: str) -> None:
+    """B29."""
     result = call("del", 2, image)
     assert result.exit_code == 0 and "4096 bytes of the object stay in the file;" in result.stderr
     assert "as zeros" in call("del", 1, image, "--zero").stderr
@@ -171,7 +192,7 @@ def test_dump(image: str, tmp_path: Path, run: Run) -> None:
     assert run("dump", 1, image, "-o", out).returncode == 0
     assert out.read_bytes() == b"bootstrap: scratch\n"
     out.write_bytes(b"a longer text than the object has")
-    assert "exists" in failure("dump", 1, image, "-o", out).cause.lower()
+    assert "exists already" in failure("dump", 1, image, "-o", out).brief
     assert call("dump", 1, image, "-o", out, "--force").exit_code == 0
     assert out.read_bytes() == b"bootstrap: scratch\n"
     before = Path(image).read_bytes()
@@ -181,6 +202,7 @@ def test_dump(image: str, tmp_path: Path, run: Run) -> None:
 
 def test_dump_never_to_a_terminal(image: str) -> None:
     controller, terminal = pty.openpty()
+    name = os.ttyname(terminal)
     code = "from sifkit.cli.sif_cmd import sif; sif()"
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-c", code, "dump", "1", image], stdout=terminal, stderr=subprocess.PIPE,
@@ -190,6 +212,7 @@ def test_dump_never_to_a_terminal(image: str) -> None:
     os.set_blocking(controller, False)
     with pytest.raises(OSError):  # nothing was written: EIO from the closed terminal, or EAGAIN
         os.read(controller, 100)
+    assert "terminal" in failure("dump", 1, image, "--force", "-o", name).brief
     os.close(controller)
 
 

@@ -50,7 +50,7 @@ def test_no_room_for_the_data(tmp_path: Path, full: bool) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """The same on a file system that really is full, in a mount namespace of its own."""
+    """B39: the same on a file system that really is full, in a mount namespace of its own."""
     code = """if 1:
         import os, sys
         from sifkit import sif
@@ -130,7 +130,7 @@ def _sample(directory: Path, what: str) -> Path:
 
 @pytest.mark.parametrize("what", WRITES)
 def test_an_error_in_any_write(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The n-th write fails, for each n: then the file is as it was, byte by byte."""
+    """B28: the n-th write fails, for each n: then the file is as it was, byte by byte."""
     path = _sample(tmp_path, what)
     before = path.read_bytes()
     real, failures = transfer.write_at, 0

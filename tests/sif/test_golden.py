@@ -16,7 +16,7 @@ from sifkit import sif
 from sifkit.cli import sif_text
 from sifkit.cli.sif_cmd import sif as command
 
-RECIPES = ["empty", "every-type", "deleted", "setprim", "full"]
+RECIPES = ["empty", "every-type", "deleted", "setprim", "full", "nothing"]
 
 
 def _printed(path: str) -> list[tuple[str, str]]:

@@ -39,6 +39,7 @@ def _allocated(path: str | Path) -> int:
 
 
 def test_add_dump_and_compact_keep_holes(image: str, sparse: Path, tmp_path: Path, run: Run) -> None:
+    """B19."""
     before = _allocated(image)
     number = sif.add(image, sif.partition(sparse, sif.FsType.RAW, sif.PartType.OVERLAY, "amd64")).ids[0]
     assert _allocated(image) - before < MIB

@@ -122,6 +122,7 @@ NAMED = {
 
 
 def test_golden_hostile_images(golden: Path) -> None:
+    """B42."""
     seen = 0
     for path in (golden / "hostile").iterdir():
         seen += 1

@@ -61,7 +61,7 @@ def test_wrong_length_of_a_field_is_refused() -> None:
             layout.parse_descriptor(bytes(size))
 
 
-@pytest.mark.parametrize("name", ["empty", "every-type", "deleted", "setprim", "full", "odd"])
+@pytest.mark.parametrize("name", ["empty", "every-type", "deleted", "setprim", "full", "nothing", "odd"])
 def test_identity_on_siftool_images(generate: ModuleType, name: str) -> None:
     data = odd_or(generate, name)
     assert layout.build_header(layout.parse_header(data[:128])) == data[:128]

@@ -37,6 +37,7 @@ def container(path: str, number: int, kind: int = fcntl.F_RDLCK) -> Iterator[Non
 @pytest.mark.parametrize("kind", [fcntl.F_RDLCK, fcntl.F_WRLCK])
 @pytest.mark.parametrize("verb", ["delete", "set_primary", "change", "compact"])
 def test_in_use_is_refused(image: str, kind: int, verb: str) -> None:
+    """B6, B38."""
     sif.add(image, sif.partition(b"p" * 9000, sif.FsType.RAW, sif.PartType.SYSTEM, "amd64"))
     sif.delete(image, 1)
     verbs: dict[str, Callable[[], object]] = {
@@ -92,6 +93,7 @@ def _ten(command: list[str], path: str) -> list[int]:
 
 
 def test_ten_adds_at_once(tmp_path: Path, contents: Callable[[str], dict[int, bytes]]) -> None:
+    """B33: siftool keeps 1 to 7 of them."""
     path = str(tmp_path / "image.sif")
     sif.create(path, capacity=4)  # so that the table grows in between as well
     code = (
