@@ -61,6 +61,13 @@ def umount(target: str, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(_text(target), flags), target)
 
 
+def file_system(path: str) -> int:
+    """f_type of statfs(2): the magic number (<linux/magic.h>) of the file system that ``path`` lies on."""
+    buffer = ctypes.create_string_buffer(256)  # more than any struct statfs
+    _check(_libc.statfs(_text(path), buffer), path)
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+
+
 def fsopen(fstype: str) -> int:
     """fsopen(2): a file-system context. Linux 5.2."""
     return _check(_syscall(_SYS_FSOPEN, _text(fstype), _FSOPEN_CLOEXEC), fstype)

@@ -15,7 +15,7 @@ from overlay.failure import USAGE, Failure
 
 Mode = Literal["auto", "ro", "rw"]
 
-_SUFFIX = re.compile(r"(?<!\\):([^:/]*)$")
+_SUFFIX = r"(?<!\\):([^:/]*)$"  # compiled when needed: that costs more than a look at the path
 
 
 class LayerSpec(NamedTuple):
@@ -27,7 +27,7 @@ class LayerSpec(NamedTuple):
 
 def parse(text: str) -> tuple[LayerSpec, ...]:
     """The layers that one ``--overlay`` value names; `Failure` (exit 2) for a suffix nobody knows."""
-    pieces = re.split(r"(?<!\\),", text)
+    pieces = re.split(r"(?<!\\),", text) if "," in text else [text]
     if len(pieces) > 1 and not any(map(os.path.lexists, (text, text.removesuffix(":ro"), text.removesuffix(":rw")))):
         parts = tuple(_one(piece) for piece in pieces)
         if all(os.path.lexists(part.source) for part in parts):
@@ -40,7 +40,7 @@ def _one(text: str) -> LayerSpec:
         raise Failure("an overlay needs a path", "the value of --overlay is empty", exit_code=USAGE)
     if os.path.lexists(text):
         return LayerSpec(text, "auto")
-    match = _SUFFIX.search(text)
+    match = re.search(_SUFFIX, text)
     if match is None:
         return LayerSpec(_unescape(text), "auto")
     source, suffix = text[: match.start()], match.group(1)

@@ -42,9 +42,7 @@ def survey(plan: Plan, lacking: driver.Points) -> Survey:
     fstype, xattr = "", True
     if isinstance(upper, Overlay):
         place = upper.upper if os.path.isdir(upper.upper) else upper.path
-        from overlay import mountinfo
-
-        fstype = mountinfo.fstype(place)
+        fstype = driver.file_system(place)
         xattr = not os.access(place, os.W_OK) or features.takes_xattr(place)
     situation = driver.Situation(
         privileged=plan.privileged,

@@ -6,7 +6,6 @@ What the image's own scripts make of it is `sifkit.runtime.sourcing`'s.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIBRARIES = "/.singularity.d/libs"
 PROMPT = "sifkit> "
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OURS = ("SIFKIT", "APPTAINER", "SINGULARITY")
 _NOT_FORWARDED = frozenset({"HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND"})
 _FORWARDED_WHEN_CLEAN = frozenset({"TERM"})
@@ -91,12 +89,12 @@ def _passes(name: str, clean: bool) -> bool:
         return name in _FORWARDED_WHEN_CLEAN or name.lower().endswith("_proxy")
     if name in _NOT_FORWARDED or name.split("_", 1)[0].removesuffix("ENV") in _OURS:
         return False
-    return _NAME.match(name) is not None
+    return is_name(name)
 
 
 def is_name(text: str) -> bool:
     """Whether ``text`` can be the name of a shell variable."""
-    return _NAME.match(text) is not None
+    return text.isascii() and text.isidentifier()
 
 
 def refers(value: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from overlay.driver import Situation, choose
+from overlay.driver import Situation, choose, file_system
 from overlay.failure import Failure
 from overlay.features import Features
 from overlay.layer import Directory, Overlay, Stack, Tmpfs
+from overlay.mountinfo import fstype
 
 NEW = Features(overlay=True, why_not="", lowerdir_append=True, tmpfs_xattr=True, fuse=True, loop=False)
 OLD = NEW._replace(overlay=False, why_not="Operation not permitted")
@@ -80,3 +81,8 @@ def test_an_older_tmpfs_takes_no_writes_and_no_limit() -> None:
     assert "to disk" in choose(stack, older, HERE).reason
     assert choose(stack, older, HERE).warning == ""
     assert "--tmpfs-size is without effect" in choose(Stack(BASE, upper=Tmpfs(1, asked=True)), older, HERE).warning
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/dev/shm", "/tmp"])
+def test_the_file_system_of_an_upper_is_what_the_table_of_mounts_says(path: str) -> None:
+    assert file_system(path) == fstype(path) != ""
