@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
+import _pytest.tmpdir
+import leftovers
 import probes
 import pytest
 
 pytest_plugins = ["images"]
 
 LIMIT = 180  # seconds; a hung payload must not hang the gate
+
+
+def _sparing_mounts(remove: Callable[..., None]) -> Callable[..., None]:
+    """``remove`` that refuses where something is mounted: what escaped from a container may be the host's /dev."""
+
+    @functools.wraps(remove)
+    def rmtree(path: str | Path, *args: object, **options: object) -> None:
+        if there := leftovers.points(Path(path)):
+            raise RuntimeError(f"{path} is not removed, for these are mounted in it: {there}")
+        remove(path, *args, **options)
+
+    return rmtree
+
+
+shutil.rmtree = _sparing_mounts(shutil.rmtree)  # type: ignore[assignment]
+_pytest.tmpdir.rmtree = shutil.rmtree  # type: ignore[attr-defined]
 
 
 def pytest_configure(config: pytest.Config) -> None:

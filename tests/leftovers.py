@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -25,6 +26,13 @@ def mounts() -> set[str]:
         fstype, source = right.split(" ")[:2]
         found.add(f"mount of {fstype} ({source}) on {left.split(' ')[4]}")
     return found
+
+
+def points(below: Path) -> list[str]:
+    """Mount points below the directory ``below``, the last mounted first."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    found = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines]
+    return [point for point in reversed(found) if point.startswith(f"{os.path.realpath(below)}/")]
 
 
 def loops(below: Path) -> set[str]:

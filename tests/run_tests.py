@@ -196,7 +196,12 @@ def summary(report: Path, status: int) -> str:
 
 
 def remove(scratch: Path) -> None:
-    """Remove a run's directory, closed directories in it too."""
+    """Remove a run's directory, closed directories in it too; never what an escaped mount shows there, such as /dev."""
+    for point in leftovers.points(scratch):
+        subprocess.run(["umount", "--lazy", point], check=False)
+    if left := leftovers.points(scratch):
+        print(f"not removed, for something is mounted below it: {left}")
+        return
     subprocess.run(["chmod", "-R", "u+rwX", scratch], stderr=subprocess.DEVNULL)
     shutil.rmtree(scratch, ignore_errors=True)
     if scratch.exists():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import images
 import pytest
-from probes import needs
+from probes import needs, only_root
 
 
 def test_the_awkward_tree_has_every_name(awkward: Path) -> None:
@@ -36,6 +37,20 @@ def test_the_server_ends_with_the_command(cvmfs_host: images.CvmfsHosts) -> None
         if os.fsencode(host.image) in _content(stat) and int(stat.parent.name) != os.getpid()
     ]
     assert served == []
+
+
+@only_root
+def test_what_is_mounted_in_a_directory_is_not_removed_with_it(tmp_path: Path) -> None:
+    point = tmp_path / "dev ice"
+    point.mkdir()
+    images.run("mount", "-t", "tmpfs", "escaped", str(point))
+    (point / "null").touch()
+    try:
+        with pytest.raises(RuntimeError, match="mounted in it"):
+            shutil.rmtree(tmp_path)
+        assert (point / "null").exists()
+    finally:
+        images.run("umount", str(point))
 
 
 def _content(path: Path) -> bytes:
