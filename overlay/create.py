@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from overlay import e2fsprogs, newfile
@@ -43,11 +43,13 @@ def create_ext3(
     bytes_per_inode: int | None = None,
     owner: tuple[int, int] | None = None,
     label: str | None = None,
+    fill: Callable[[Section], None] | None = None,
 ) -> Created:
     """Make ``path``, a new ext3 overlay image of ``size`` bytes (cut to whole 4 KiB blocks), mode 0600.
 
     ``dirs`` are made below upper/. ``inodes`` wins over ``bytes_per_inode`` (default: 4 KiB below 512 MiB, as
     Apptainer has it, else 16 KiB). ``owner`` (uid, gid; default: the caller) owns upper/, work/ and ``dirs``.
+    ``fill`` is called with the image before it gets its name.
     Nothing that exists is replaced, no neighbour touched, and nothing is left behind when it fails.
 
     Raises FileExistsError and other OSError (ENOSPC), ValueError for a bad size or directory name, ToolError
@@ -65,6 +67,8 @@ def create_ext3(
         except e2fsprogs.ToolError as error:
             said = error.said.replace(section.path, path)
             raise e2fsprogs.ToolError(error.program, path, error.status, said) from None
+        if fill is not None:
+            fill(section)
         fresh.publish()
         return Created(section._replace(path=path), reserved)
 
@@ -198,7 +202,7 @@ def _format(
     if inodes is not None and inodes * _INODE_SIZE > section.size:
         need = format_size(inodes * _INODE_SIZE)
         raise ValueError(f"{inodes} inodes alone take {need}, and the size is {format_size(section.size)}")
-    count = ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or _ratio(section.size))]
+    count = ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or usual_ratio(section.size))]
     if label is not None and len(os.fsencode(label)) > _LABEL_MAX:
         raise ValueError(f"label {label!r} is longer than {_LABEL_MAX} bytes")
     name = ["-L", label] if label is not None else []
@@ -210,7 +214,8 @@ def _format(
     )
 
 
-def _ratio(size: int) -> int:
+def usual_ratio(size: int) -> int:
+    """Bytes for each inode of an image of ``size`` bytes, unless one asks for something else."""
     return 4096 if size < _SMALL else 16384
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from overlay import ext_map
 from overlay.ext_inode import NOTHING, Body
 from overlay.ext_volume import Volume
 
-_AT_ONCE: Final = 128 * 1024  # a file up to this size is read whole
+AT_ONCE: Final = 128 * 1024  # a file up to this size is read whole
 _PIECE: Final = 2**26  # bytes per call to the kernel
 _BUFFER: Final = 2**20
 _CROSS: Final = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ETXTBSY, errno.EPERM)
@@ -28,7 +29,7 @@ def store(volume: Volume, fd: int, found: os.stat_result) -> Body:
         raise OSError(errno.EFBIG, "the file is larger than ext3 can hold")
     if size >= 2**31:
         volume.need_large_files()
-    if size <= _AT_ONCE and found.st_blocks * 512 >= size:
+    if size <= AT_ONCE and found.st_blocks * 512 >= size:
         data = os.pread(fd, size, 0)
         if len(data) != size:
             raise OSError(errno.EIO, "the file changed while it was read")
@@ -60,6 +61,47 @@ def store_bytes(volume: Volume, data: bytes) -> Body:
         runs.append((logical, start, length))
         logical += length
     return _mapped(volume, len(data), runs)
+
+
+def store_pieces(volume: Volume, size: int, spans: list[tuple[int, int]], pieces: Iterable[tuple[int, bytes]]) -> Body:
+    """Store a file of ``size`` bytes that has data in the blocks ``spans`` (first, one behind the last; ascending).
+
+    ``pieces`` are all bytes of these blocks, in order, each with its offset in the file. Raises as `store` does.
+    """
+    block_size = volume.block_size
+    if size > ext_map.largest(block_size):
+        raise OSError(errno.EFBIG, "the file is larger than ext3 can hold")
+    if size >= 2**31:
+        volume.need_large_files()
+    runs = []
+    for start, end in spans:
+        for physical, length in volume.take_all(end - start):
+            runs.append((start, physical, length))
+            start += length
+    at = 0
+    for offset, data in pieces:
+        view = memoryview(data)
+        while view:
+            first, physical, length = runs[at]
+            left = (first + length) * block_size - offset
+            if left <= 0:
+                at += 1
+                continue
+            part, view = view[:left], view[left:]
+            _write(volume, part, physical * block_size + offset - first * block_size)
+            offset += len(part)
+    tail = -size % block_size
+    if tail and runs and (runs[-1][0] + runs[-1][2]) * block_size > size:
+        _write(volume, memoryview(bytes(tail)), (runs[-1][1] + runs[-1][2]) * block_size - tail)
+    return _mapped(volume, size, runs)
+
+
+def _write(volume: Volume, view: memoryview, at: int) -> None:
+    offset = volume.section.offset + at
+    volume.written += len(view)
+    while view:
+        count = os.pwrite(volume.fd, view, offset)
+        view, offset = view[count:], offset + count
 
 
 def _mapped(volume: Volume, size: int, runs: list[tuple[int, int, int]]) -> Body:

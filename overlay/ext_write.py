@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +24,7 @@ from overlay.ext_directory import Directory, kind_of
 from overlay.ext_inode import NOTHING, Attributes, Body
 from overlay.ext_names import Names
 from overlay.ext_names import refusal as refusal
+from overlay.ext_volume import Volume
 from overlay.extread_inode import Inode
 from overlay.superblock import ExtError
 
@@ -79,6 +80,10 @@ class Writer(Names):
         """Make a regular file with the contents of the one open at ``fd``; ``found``: its fstat, if known."""
         body = ext_data.store(self._volume, fd, found or os.fstat(fd))
         return self._make(parent, name, attributes, body)
+
+    def create_from(self, parent: int, name: bytes, store: Callable[[Volume], Body], attributes: Attributes) -> int:
+        """Make a regular file whose contents ``store`` writes (with `overlay.ext_data`)."""
+        return self._make(parent, name, attributes, store(self._volume))
 
     def symlink(self, parent: int, name: bytes, target: bytes, attributes: Attributes) -> int:
         """Make a symbolic link. Raises OSError(ENAMETOOLONG) for a target longer than a block."""

@@ -14,7 +14,9 @@ from overlay.failure import Failure, from_oserror
 from overlay.size import KIB, MIB, format_size, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from overlay.create import Created
 
 SMALLEST = 64 * MIB  # Apptainer's, whose users expect it
 
@@ -127,7 +129,7 @@ def _create_image(
     from sifkit.cli.console import CONSOLE
     from sifkit.sif.sniff import is_sif
 
-    make = create_ext3
+    make: Callable[..., Created] = create_ext3
     if os.path.isfile(path) and os.access(path, os.R_OK) and is_sif(path):
         from sifkit.image.embed import create_overlay
 

@@ -18,11 +18,14 @@ from sifkit.cli.overlay_mend import wording
 if TYPE_CHECKING:
     from overlay.loss import Losses
 
-KINDS = ("directory", "squashfs", "tar")
+KINDS = ("directory", "ext3", "squashfs", "tar")
 TO = click.option("--to", type=click.Choice(KINDS), metavar="KIND",
                   help="What to make: " + ", ".join(KINDS) + " (default: as the name ends).")  # fmt: skip
 COMPRESS = click.option("--compress", type=click.Choice(("zstd", "gzip", "lz4")), default="zstd", show_default=True,
                         help="How a squashfs is compressed.")  # fmt: skip
+
+SIZE = click.option("-s", "--size", metavar="SIZE",
+                    help="Size of an ext3 image: 10G, 500M, or MiB (default: what it takes).")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -55,12 +58,22 @@ def kind_of(path: str, to: str | None) -> str:
     return kind
 
 
+def bytes_of(size: str | None, kind: str) -> int | None:
+    """The bytes that ``--size`` asks for."""
+    from sifkit.cli.options import size as parsed
+
+    if size is not None and kind != "ext3":
+        raise click.UsageError(f"--size: only an ext3 image has one, not a {kind}")
+    return None if size is None else parsed(size, "--size")
+
+
 @click.command(epilog="Example: sifkit overlay convert changes.img changes.sqfs")
 @TO
 @COMPRESS
+@SIZE
 @click.argument("source", metavar="SOURCE")
 @click.argument("destination", metavar="NEW", type=click.Path())
-def convert(source: str, destination: str, to: str | None, compress: str) -> None:
+def convert(source: str, destination: str, to: str | None, compress: str, size: str | None) -> None:
     """Write the overlay SOURCE as NEW, an overlay of another kind.
 
     SOURCE is a TARGET, or a tar archive as the layers of OCI images are, also compressed. What NEW cannot hold is
@@ -75,7 +88,7 @@ def convert(source: str, destination: str, to: str | None, compress: str) -> Non
     with converting(f"cannot convert {source} to {destination}") as losses:
         newfile.refuse_existing(destination)
         with task(f"Converting {source}"), library.layer(source, newfile.split(destination)[0]) as tree:
-            library.write(tree, destination, kind, losses, compress=compress)
+            library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))
 
 
 @click.command(epilog="Example: sifkit overlay export changes.img | zstd > layer.tar.zst")
@@ -100,8 +113,9 @@ def export(target: str) -> None:
 @click.command("import", epilog="Example: zstd -d < layer.tar.zst | sifkit overlay import changes.sqfs")
 @TO
 @COMPRESS
+@SIZE
 @click.argument("destination", metavar="NEW", type=click.Path())
-def import_(destination: str, to: str | None, compress: str) -> None:
+def import_(destination: str, to: str | None, compress: str, size: str | None) -> None:
     """Make the overlay NEW of a tar archive, a layer of an OCI image, on standard input; it may be compressed."""
     from overlay import newfile
     from sifkit.cli.progress import task
@@ -115,4 +129,4 @@ def import_(destination: str, to: str | None, compress: str) -> None:
         newfile.refuse_existing(destination)
         scratch = newfile.split(destination)[0]
         with task(f"Importing {destination}"), library.archive(os.fdopen(0, "rb", closefd=False), scratch) as tree:
-            library.write(tree, destination, kind, losses, compress=compress)
+            library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))

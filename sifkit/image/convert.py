@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Final
 
 from overlay import lock, newfile
-from overlay.failure import from_oserror
+from overlay.failure import Failure, from_oserror
+from overlay.size import format_size
 
 if TYPE_CHECKING:
     from overlay.loss import Report
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from overlay.tree import Tree
     from sifkit.image.target import Target
 
-DIRECTORY, SQUASHFS, TAR = "directory", "squashfs", "tar"
+DIRECTORY, EXT3, SQUASHFS, TAR = "directory", "ext3", "squashfs", "tar"
 COMPRESSIONS: Final = ("zstd", "gzip", "lz4")
 SUFFIXES: Final = {
     ".sqfs": SQUASHFS, ".squashfs": SQUASHFS, ".sfs": SQUASHFS, ".sqsh": SQUASHFS, ".tar": TAR,
+    ".img": EXT3, ".ext3": EXT3,
 }  # fmt: skip
 _TAR_MAGIC: Final = (257, b"ustar")
 _TAR_SUFFIXES: Final = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
@@ -97,8 +99,12 @@ def compression(name: str) -> Compression:
     return zstd()
 
 
-def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "zstd") -> None:
+def write(
+    tree: Tree, path: str, kind: str, report: Report, *, compress: str = "zstd", size: int | None = None
+) -> None:
     """Write the layer ``tree`` as the new overlay ``path`` of ``kind``; ``report`` is told what cannot be kept.
+
+    ``size``: of an ext3 image in bytes, None for what it needs and some room.
 
     Raises FileExistsError and other OSError, `Failure`, what the tree raises.
     """
@@ -107,6 +113,8 @@ def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "
     spelled = SpelledTree(tree, FILES if kind == TAR else DEVICES)
     if kind == DIRECTORY:
         write_overlay_directory(spelled, path, report)
+    elif kind == EXT3:
+        write_image(spelled, path, report, size)
     elif kind == SQUASHFS:
         write_squash(spelled, path, report, compress=compress)
     else:
@@ -133,6 +141,25 @@ def write_squash(tree: Tree, path: str, report: Report, *, compress: str, made: 
         when = int(time.time()) if made is None else made
         sqwrite.write_squash(tree, fresh.fd, compression(compress), report, time=when)
         fresh.publish()
+
+
+def write_image(tree: Tree, path: str, report: Report, size: int | None) -> None:
+    """Write ``tree`` as the upper/ of the new ext3 image ``path``, sparse, of ``size`` bytes or large enough."""
+    from overlay import create, write_ext
+    from overlay.ext_volume import NoSpace
+
+    wanted = write_ext.needs(tree)
+    inodes = wanted.inodes * 5 // 4 + 1024
+    least = write_ext.image_size(wanted, inodes)
+    size = least if size is None else size
+    inodes = max(inodes, size // create.usual_ratio(size))
+    try:
+        create.create_ext3(
+            path, size, sparse=True, inodes=inodes, fill=lambda section: write_ext.write_ext(tree, section, report)
+        )
+    except NoSpace as error:
+        raise Failure(f"cannot make {path}", f"{format_size(size)} are too few: {error.strerror}",
+                      f"--size {format_size(least).replace(' ', '')[:-2]} is enough") from None  # fmt: skip
 
 
 def write_overlay_directory(tree: Tree, path: str, report: Report) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from images import Program
-from probes import IS_ROOT, needs, only_root, only_user
+from probes import IS_ROOT, PATH, needs, only_root, only_user
 from trees import layer_facts, make_layer
 
 from overlay.section import Section
@@ -49,7 +49,7 @@ def test_a_cycle_through_every_kind(sifkit: Program, changes: Path, tmp_path: Pa
     assert expected[b"marks/again"]["what"] == expected[b"marks/fuse"]["what"] == "opaque"  # type: ignore[index]
     assert expected[b"marks/spelled"] == expected[b"marks/not-\xff\xfe"] == "deleted"
     here, told = changes, ""
-    for name in ("1.sqfs", "2.tar", "3", "4.tar", "5.sqfs", "6"):
+    for name in ("1.img", "2.sqfs", "3.img", "4.tar", "5.img", "6", "7.tar", "8.sqfs", "9"):
         to = ["--to", "directory"] if "." not in name else []
         done = sifkit("overlay", "convert", *to, str(here), str(tmp_path / name))
         assert done.returncode == 0, done.stderr
@@ -75,6 +75,25 @@ def test_a_tar_keeps_access_lists_and_fractions(sifkit: Program, changes: Path, 
             assert one is not None
             assert other is not None
             assert one.mtime_ns == other.mtime_ns
+
+
+@needs("e2fsck")
+def test_an_image_is_sound_and_keeps_access_lists(sifkit: Program, changes: Path, tmp_path: Path) -> None:
+    from images import run
+
+    sifkit.ok("overlay", "convert", str(changes), str(tmp_path / "c.img"))
+    assert run("e2fsck", "-fn", str(tmp_path / "c.img"), env={**os.environ, "PATH": PATH}).returncode == 0
+    assert facts(tmp_path / "c.img") == facts(changes)
+    assert (tmp_path / "c.img").stat().st_mode & 0o7777 == 0o600
+    done = sifkit("overlay", "convert", "--size", "100M", str(changes), str(tmp_path / "d.img"))
+    assert (done.returncode, (tmp_path / "d.img").stat().st_size) == (0, 100 << 20)
+    (tmp_path / "big/upper").mkdir(parents=True)
+    (tmp_path / "big/upper/file").write_bytes(b"x" * (80 << 20))
+    done = sifkit("overlay", "convert", "--size", "64M", str(tmp_path / "big"), str(tmp_path / "e.img"))
+    assert done.returncode == 255
+    assert "64 MiB are too few: no free blocks left" in done.stderr
+    hint = done.stderr.split("try: ")[1].split()
+    sifkit.ok("overlay", "convert", *hint[:2], str(tmp_path / "big"), str(tmp_path / "e.img"))
 
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "lz4"])
