@@ -194,7 +194,10 @@ def _open(place: _Place, exclusive: bool) -> int:
         return os.open(place.file, flags)
     flags |= os.O_NOFOLLOW
     try:
-        return os.open(place.file, flags | os.O_CREAT, 0o666)
+        fd = os.open(place.file, flags | os.O_CREAT, 0o666)
+        if os.geteuid() == 0:
+            give_to_owner(fd, place.path)
+        return fd
     except OSError as error:
         # Who may not write into the directory may still read it. An existing lock file opens without O_CREAT;
         # without one there is no writer, and the directory itself stands in, unlocked.
@@ -204,6 +207,14 @@ def _open(place: _Place, exclusive: bool) -> int:
         return os.open(place.file, flags)
     except FileNotFoundError:
         return os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def give_to_owner(fd: int, directory: str) -> None:
+    """What root makes beside upper/, the lock file first of all, would keep the directory's owner out for good."""
+    theirs, found = os.stat(directory), os.fstat(fd)
+    if found.st_uid != theirs.st_uid:
+        with contextlib.suppress(OSError):  # NFS: root may not
+            os.fchown(fd, theirs.st_uid, theirs.st_gid)
 
 
 def _try(place: _Place, exclusive: bool) -> Lock | None:

@@ -47,6 +47,10 @@ def keep(overlay: str, base: str) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(f"{overlay}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
+            if os.geteuid() == 0:
+                from overlay import lock
+
+                lock.give_to_owner(fd, overlay)
             old = os.read(fd, _LARGEST)
             new = updated(old, base)
             if new != old:

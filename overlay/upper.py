@@ -7,6 +7,7 @@ fuse-overlayfs, or nobody we know, its upper is brought into the one spelling th
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from overlay.failure import from_oserror
@@ -38,6 +39,8 @@ def make_ready(overlay: Overlay, driver: str) -> int:
     if last != driver or last != "kernel":
         changed = _normalise(overlay.upper) if os.listdir(overlay.upper) else 0
     if last != driver:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(record)  # root may have made it
         with open(record, "w", encoding="utf-8") as file:
             file.write(f"{driver}\n")
     return changed

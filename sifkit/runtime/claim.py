@@ -7,7 +7,7 @@ so that they last until both have ended.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
@@ -73,12 +73,25 @@ def _hold_partition(section: Section, wait: float, held: ExitStack) -> None:
 
 
 def settle(plan: Plan, notify: Notify) -> None:
-    """After a run: say so if the image it wrote into is full."""
-    if isinstance(plan.stack.upper, ExtOverlay):
+    """After a run: say so if the image it wrote into is full; leave nothing of root's that keeps its owner out."""
+    upper = plan.stack.upper
+    if plan.privileged and isinstance(upper, ExtOverlay | Overlay):
+        _clear_work(upper)
+    if isinstance(upper, ExtOverlay):
         from overlay import image
 
-        if full := image.ran_out(plan.stack.upper.section):
+        if full := image.ran_out(upper.section):
             notify.warning(full)
+
+
+def _clear_work(upper: ExtOverlay | Overlay) -> None:
+    from overlay import workdir
+
+    with suppress(OSError):  # the run is over, and the next one can do it
+        if isinstance(upper, Overlay):
+            workdir.clear_directory(upper.work)
+        else:
+            workdir.clear_image(upper.section)
 
 
 def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, notify: Notify) -> None:
