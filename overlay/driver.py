@@ -11,6 +11,10 @@ from overlay.layer import ExtOverlay, Overlay, Stack, Tmpfs
 
 Name = Literal["bind", "kernel", "fuse-overlayfs"]
 Points = Literal["none", "optional", "needed"]
+Layer = Literal["", "metadata", "directory"]
+
+# Ways of writing over a base that belongs to somebody else, best first; what --foreign may name beside `auto`.
+WAYS = ("metadata", "directory", "squash", "plain")
 
 # File systems that are known to serve as an upper. Others are not tried: unknown network file systems have
 # crashed kernels under overlayfs.
@@ -27,7 +31,9 @@ class Situation(NamedTuple):
     ``privileged``: real root, no user namespace. ``foreign_base``: who owns what we could not change, "" when
     nobody. ``points``: the mount points that the base lacks; a run can do without optional ones.
     ``upper_fstype``: file system of the upper directory. ``upper_xattr``: it takes user xattrs.
-    ``fuse_overlayfs``: the program is there. ``forced``: value of SIFKIT_OVERLAY_DRIVER.
+    ``fuse_overlayfs``: the program is there. ``foreign``: how to write over a foreign base, `auto` or one of `WAYS`.
+    ``layer``: put a metadata layer on the base, though nobody else's is written ("" for no; else what to say of it).
+    ``impossible``: layers that turned out not to be had. ``forced``: value of SIFKIT_OVERLAY_DRIVER.
     """
 
     privileged: bool
@@ -36,17 +42,24 @@ class Situation(NamedTuple):
     upper_fstype: str = ""
     upper_xattr: bool = True
     fuse_overlayfs: bool = True
+    foreign: str = "auto"
+    layer: str = ""
+    impossible: tuple[str, ...] = ()
     forced: str = ""
 
 
 class Decision(NamedTuple):
-    """How to mount: ``driver``; ``by_text``: mount(2) instead of fsconfig(2); ``squash``: all owners become us."""
+    """How to mount: ``driver``; ``by_text``: mount(2) instead of fsconfig(2); ``squash``: all owners become us.
+
+    ``layer``: of the caller's, to be put on the base (`overlay.metalayer`).
+    """
 
     driver: Name
     reason: str
     by_text: bool = False
     squash: bool = False
     warning: str = ""
+    layer: Layer = ""
 
 
 def file_system(path: str) -> str:
@@ -81,7 +94,8 @@ def _choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     if stack.in_place:
         return Decision("bind", "--writable writes into the image directory itself")
     fuse_possible = features.fuse and situation.fuse_overlayfs
-    if not stack.lowers and stack.upper is None:
+    layered = bool(situation.layer and features.data_layers and "metadata" not in situation.impossible)
+    if not stack.lowers and stack.upper is None and not layered:
         if situation.points == "none":
             return Decision("bind", "one read-only layer with every mount point needs no overlay")
         if situation.points == "optional" and not (features.overlay or fuse_possible or situation.forced):
@@ -91,8 +105,11 @@ def _choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     if isinstance(stack.upper, ExtOverlay) and not (features.loop and features.overlay):
         return _into_image(situation, fuse_possible)
     if stack.upper is not None and situation.foreign_base and not situation.privileged:
-        return _foreign(features, situation, fuse_possible)
-    return _ordinary(stack, features, situation, fuse_possible)
+        return _foreign(stack, features, situation, fuse_possible)
+    found = _ordinary(stack, features, situation, fuse_possible)
+    if layered and found.driver == "kernel":
+        return found._replace(layer="metadata", reason=f"{found.reason}, over {situation.layer}")
+    return found
 
 
 def _without_points(features: Features) -> Decision:
@@ -137,25 +154,53 @@ def _kernel(features: Features, reason: str, warning: str = "") -> Decision:
     return Decision("kernel", f"{reason} ({how})", by_text=not features.lowerdir_append, warning=warning)
 
 
-def _foreign(features: Features, situation: Situation, fuse_possible: bool) -> Decision:
-    who = situation.foreign_base
-    if situation.forced == "kernel" and features.overlay:
-        return _kernel(features, f"{FORCE} asks for it; new names only, the base belongs to {who}")
-    if fuse_possible:
-        return Decision(
-            "fuse-overlayfs",
-            f"the base belongs to {who}, whose directories kernel overlayfs would not let you change",
-            squash=True,
-            warning=f"the base belongs to {who}: writing through fuse-overlayfs, which is slower; what you may not "
-            f"read there (0700 directories, 0640 files) is not visible. {FORCE}=kernel is fast, for new names only",
+def _foreign(stack: Stack, features: Features, situation: Situation, fuse_possible: bool) -> Decision:
+    """The best way that this host has, or the one that was asked for."""
+    refusal = _kernel_refusal(stack, features, situation)
+    passed: list[str] = []
+    for way in WAYS if situation.foreign == "auto" else (situation.foreign,):
+        why_not = _way_refused(way, refusal, features, situation, fuse_possible)
+        if not why_not:
+            return _by_way(way, features, situation, "; ".join(passed))
+        passed.append(f"no {way}: {why_not}")
+    if situation.foreign == "auto":
+        return _fuse(False, "; ".join(passed))
+    hint = "--foreign auto takes the best that can be had; sifkit doctor says what is missing"
+    raise Failure(f"--foreign {situation.foreign} cannot be had", passed[0].partition(": ")[2], hint)
+
+
+def _way_refused(way: str, refusal: str, features: Features, situation: Situation, fuse_possible: bool) -> str:
+    if way == "squash":
+        if situation.forced == "kernel":
+            return f"{FORCE}=kernel excludes it"
+        return "" if fuse_possible else "fuse-overlayfs or /dev/fuse is missing"
+    if refusal:
+        return refusal
+    if way in situation.impossible:
+        return "it could not be made"
+    if way == "metadata" and not features.data_layers:
+        return "this kernel has no data-only layers for ordinary users (Linux 6.16 has)"
+    return ""
+
+
+def _by_way(way: str, features: Features, situation: Situation, passed: str) -> Decision:
+    theirs = f"the base belongs to {situation.foreign_base}"
+    reason = theirs + (f" ({passed})" if passed else "")
+    automatic = situation.foreign == "auto"
+    if way == "metadata":
+        return _kernel(features, f"{reason}: its metadata in a layer of yours")._replace(layer="metadata")
+    if way == "directory":
+        warning = f"{theirs}: its files cannot be changed in place, only replaced; --foreign squash can, and is slow"
+        found = _kernel(features, f"{reason}: its directories in a layer of yours", warning if automatic else "")
+        return found._replace(layer="directory")
+    if way == "squash":
+        warning = (
+            f"{theirs}: writing through fuse-overlayfs, which is slow; what you may not read there "
+            "(0700 directories, 0640 files) is not visible"
         )
-    if not features.overlay:
-        return _fuse(False, f"kernel overlayfs cannot be mounted here ({features.why_not})")
-    return _kernel(
-        features,
-        f"the base belongs to {who}, and fuse-overlayfs is missing",
-        f"the base belongs to {who} and fuse-overlayfs is missing: only new names in its top directory can be written",
-    )
+        return Decision("fuse-overlayfs", f"{reason}: all of it shown as yours", squash=True, warning=warning)
+    warning = f"{theirs}: only new names in its top directory can be written"
+    return _kernel(features, f"{reason}: as it is, so for new names only", warning if automatic else "")
 
 
 def _fuse(possible: bool, reason: str, squash: bool = False) -> Decision:

@@ -1,9 +1,9 @@
 """Mounting an overlay: the kernel's by fsconfig(2) or by mount(2), or fuse-overlayfs.
 
-fsconfig takes every layer as an option of its own: no escaping, and up to 500 of them. Before Linux 6.8
-(`lowerdir+`) mount(2) takes them as one text of at most a page, in which `:`, `,` and `\\` mean something; there
-the layers get short names, numbered symbolic links. fuse-overlayfs 1.10 cannot escape, and splits what links
-resolve to: layers with such names are bind-mounted at plain ones.
+fsconfig takes every layer as an option of its own: no escaping, paths of up to 255 bytes, and up to 500 of them.
+Before Linux 6.8 (`lowerdir+`) mount(2) takes them as one text of at most a page, in which `:`, `,` and `\\` mean
+something; there, and for longer paths, the layers get short names, numbered symbolic links. fuse-overlayfs 1.10
+cannot escape, and splits what links resolve to: layers with such names are bind-mounted at plain ones.
 
 Always with `userxattr`, for root too: one spelling of marks, so that what root wrote an ordinary user reads.
 """
@@ -21,12 +21,25 @@ if TYPE_CHECKING:
 MOST_LAYERS = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 
 
+_LONGEST = 255  # bytes that fsconfig(2) takes of a text
+
+
 class Parts(NamedTuple):
-    """Directories of one overlay. ``lowers``: topmost first. ``upper`` and ``work``: both or neither ("")."""
+    """Directories of one overlay. ``lowers``: topmost first. ``upper`` and ``work``: both or neither ("").
+
+    ``data``: data-only, seen only where files of the lowest of ``lowers`` say that their content is there.
+    """
 
     lowers: tuple[str, ...]
     upper: str = ""
     work: str = ""
+    data: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether fsconfig(2) takes every path as it is: short, and without what it unescapes in upperdir."""
+        paths = (*self.lowers, *self.data, self.upper, self.work)
+        return "\\" not in self.upper and all(len(os.fsencode(path)) <= _LONGEST for path in paths)
 
 
 class Refused(OSError):
@@ -38,7 +51,7 @@ def kernel(parts: Parts, target: str, by_text: bool, links: str) -> None:
     try:
         if by_text:
             _text(parts, target, links)
-        elif "\\" in parts.upper:  # fsconfig unescapes upperdir, though not lowerdir+
+        elif not parts.plain:
             _fsconfig(_link_all(parts, links, f"{links}/"), target)
         else:
             _fsconfig(parts, target)
@@ -58,6 +71,8 @@ def _fsconfig(parts: Parts, target: str) -> None:
         linux.fsconfig_string(context, "source", "sifkit")
         for lower in parts.lowers:
             linux.fsconfig_string(context, "lowerdir+", lower)
+        for data in parts.data:
+            linux.fsconfig_string(context, "datadir+", data)
         if parts.upper:
             linux.fsconfig_string(context, "upperdir", parts.upper)
             linux.fsconfig_string(context, "workdir", parts.work)
@@ -77,7 +92,7 @@ def _fsconfig(parts: Parts, target: str) -> None:
 
 def _text(parts: Parts, target: str, links: str) -> None:
     names = _link_all(parts, links)
-    options = ["lowerdir=" + ":".join(names.lowers)]
+    options = ["lowerdir=" + ":".join(names.lowers) + "".join(f"::{data}" for data in names.data)]
     if parts.upper:
         options += [f"upperdir={names.upper}", f"workdir={names.work}"]
     options.append("userxattr")
@@ -104,7 +119,8 @@ def _link_all(parts: Parts, links: str, prefix: str = "") -> Parts:
         return f"{prefix}{number}"
 
     lowers = tuple(link(path) for path in parts.lowers)
-    return Parts(lowers, link(parts.upper) if parts.upper else "", link(parts.work) if parts.work else "")
+    upper, work = (link(path) if path else "" for path in (parts.upper, parts.work))
+    return Parts(lowers, upper, work, tuple(link(path) for path in parts.data))
 
 
 def fuse_overlay(

@@ -159,6 +159,7 @@ def environment(user: pwd.struct_passwd, place: Place, scratch: Path) -> dict[st
         "SHELL": "/bin/sh",
         "PATH": f"{place.venv}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "TMPDIR": f"{scratch}/tmp",
+        "XDG_CACHE_HOME": f"{scratch}/tmp/cache",
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{scratch}/hypothesis",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

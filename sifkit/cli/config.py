@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 from overlay.failure import Failure
 
 # Key -> type as a person would call it; the tests hold docs/man against this table.
-KEYS = {"bind": "list of strings", "session_dir": "string", "tmpfs_size": "string", "helpers": "table of strings"}
+KEYS = {
+    "bind": "list of strings",
+    "session_dir": "string",
+    "tmpfs_size": "string",
+    "foreign": "string",
+    "metadata_size": "string",
+    "helpers": "table of strings",
+}
 
 
 class Config(NamedTuple):
@@ -17,6 +24,8 @@ class Config(NamedTuple):
     bind: tuple[str, ...] = ()
     session_dir: str = ""
     tmpfs_size: str = ""
+    foreign: str = ""
+    metadata_size: str = ""
     helpers: tuple[tuple[str, str], ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] = ()
@@ -47,6 +56,8 @@ def load() -> Config:
         bind=tuple(values.get("bind", ())),
         session_dir=values.get("session_dir", ""),
         tmpfs_size=values.get("tmpfs_size", ""),
+        foreign=values.get("foreign", ""),
+        metadata_size=values.get("metadata_size", ""),
         helpers=tuple(values.get("helpers", {}).items()),
         sources=tuple(sources.items()),
         files=tuple(files),

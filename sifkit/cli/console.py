@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from overlay.failure import OURS, Failure, from_oserror
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 SILENT, QUIET, NORMAL, VERBOSE, DEBUG = -2, -1, 0, 1, 2
 
@@ -31,6 +36,11 @@ class Console:
     def debug(self, text: str) -> None:
         if self.level >= DEBUG:
             self._print("debug: ", text)
+
+    def task(self, text: str) -> AbstractContextManager[Callable[[int], None]]:
+        from sifkit.cli import progress
+
+        return progress.task(text)
 
     def _print(self, kind: str, text: str) -> None:
         # One write: lines of several processes do not mix. Control characters of file names stay text.

@@ -81,6 +81,8 @@ def _in_force(settings: config.Config) -> list[Setting]:
         Setting("bind", list(settings.bind), sources.get("bind", "default")),
         Setting("session_dir", place, place_source),
         Setting("tmpfs_size", size, sources.get("tmpfs_size", "default, by the memory that is free now")),
+        Setting("foreign", settings.foreign or "auto", sources.get("foreign", "default")),
+        Setting("metadata_size", settings.metadata_size or "2G", sources.get("metadata_size", "default")),
         Setting("helpers", dict(settings.helpers), sources.get("helpers", "default")),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from overlay.driver import WAYS
 from sifkit.cli.run_option import Spec
 
 _SECONDS = click.FloatRange(min=0)
@@ -31,6 +32,17 @@ OPTIONS = (
     Spec(
         ("--unsquash",),
         "Unpack the image once into the cache and run from there; done by itself where FUSE is missing.",
+    ),
+    Spec(
+        ("--foreign",),
+        "How to write over a base of somebody else: metadata, directory, squash, plain (default: auto, the best that "
+        "this host has).",
+        "WAY", type=click.Choice(("auto", *WAYS)),
+    ),
+    Spec(
+        ("--metadata-cache",),
+        "Make a metadata layer of the base and keep it in the cache, also for runs that could do without: looking at "
+        "files is local then.",
     ),
     Spec(
         ("--wait-lock",),

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from overlay.driver import WAYS
+from overlay.failure import Failure
 from overlay.features import fuse_usable
 from overlay.layer import Arranged, Directory, SquashImage, Tmpfs
 from sifkit.cli import config, options
 from sifkit.cli.console import CONSOLE
 from sifkit.runtime import userns
-from sifkit.runtime.request import Layers
+from sifkit.runtime.request import Layers, OnBase
 
 if TYPE_CHECKING:
     from overlay.layer import Lower
@@ -31,7 +33,8 @@ def layers(found: Image, given: Given, settings: config.Config) -> Layers:
         stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
     in_place = bool(given["writable"]) and not (inside and inside.upper)
     base = _base(found, bool(given["unsquash"]), in_place)
-    return Layers(base, stacked.lowers, stacked.upper, in_place, given["create_dir"] or ())
+    made = Layers(base, stacked.lowers, stacked.upper, in_place, given["create_dir"] or ())
+    return made._replace(on_base=_on_base(given, settings)) if isinstance(base, Directory) else made
 
 
 def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:
@@ -46,6 +49,20 @@ def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:
     from sifkit.image.unpack import unpacked
 
     return unpacked(found.layer, task)
+
+
+def _on_base(given: Given, settings: config.Config) -> OnBase:
+    wanted = OnBase(given["foreign"] or "auto", bool(given["metadata_cache"]))
+    if settings.foreign and not given["foreign"]:
+        if settings.foreign not in ("auto", *WAYS):
+            source = dict(settings.sources)["foreign"]
+            raise Failure(f"{source}: foreign = {settings.foreign!r}", f"it may be auto, {', '.join(WAYS)}")
+        wanted = wanted._replace(foreign=settings.foreign)
+    if settings.metadata_size:
+        source = dict(settings.sources)["metadata_size"]
+        size = options.size(settings.metadata_size, f"metadata_size in {source}", least=0)
+        wanted = wanted._replace(most_bytes=size)
+    return wanted
 
 
 def _open_sif(spec: LayerSpec) -> Chosen:

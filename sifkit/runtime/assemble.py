@@ -10,7 +10,7 @@ from overlay import driver, features, linux, mount, tools
 from overlay.attached import Attached, Owner
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
-from sifkit.runtime import bindmount, points, writable
+from sifkit.runtime import bindmount, on_base, points, writable
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH
 
@@ -37,7 +37,7 @@ class Survey(NamedTuple):
 
 def survey(plan: Plan, lacking: driver.Points) -> Survey:
     """Probe the kernel, and look at the upper directory."""
-    found = features.probe(f"{SCRATCH}/probe", plan.privileged)
+    found = features.probe(f"{SCRATCH}/probe", plan.privileged, data_layers=on_base.wanted(plan))
     upper = plan.stack.upper
     fstype, xattr = "", True
     if isinstance(upper, Overlay):
@@ -51,6 +51,7 @@ def survey(plan: Plan, lacking: driver.Points) -> Survey:
         upper_fstype=fstype,
         upper_xattr=xattr,
         fuse_overlayfs=tools.find("fuse-overlayfs") is not None and not features.without("fuse-overlayfs"),
+        foreign=plan.on_base.foreign,
         forced=os.environ.get(driver.FORCE, ""),
     )
     return Survey(found, situation)
@@ -67,12 +68,23 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
         notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
     base = attached[0].path
     lacking = "none" if plan.stack.in_place else points.kind(points.make(plan, base))
-    decision = driver.choose(plan.stack, seen.features, seen.situation._replace(points=lacking))
+    chosen = on_base.choose(plan, seen.features, seen.situation._replace(points=lacking), notify)
+    _say(chosen, notify)
+    servers = tuple(entry.server for entry in attached if entry.server)
+    return _mount(plan, attached, lacking != "none", chosen, seen, servers, notify)
+
+
+def _say(chosen: on_base.Chosen, notify: Notify) -> None:
+    decision, layer = chosen
     notify.debug(f"driver: {decision.driver}: {decision.reason}")
     if decision.warning:
         notify.warning(decision.warning)
-    servers = tuple(entry.server for entry in attached if entry.server)
-    return _mount(plan, attached, lacking != "none", decision, seen, servers, notify)
+    if layer is not None:
+        from overlay.metalayer import unreadable
+
+        notify.debug(f"layer on the base: {layer.record.entries} entries at {layer.tree}")
+        if text := unreadable(layer):
+            notify.warning(text)
 
 
 def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | None) -> list[Attached]:
@@ -87,11 +99,12 @@ def _mount(
     plan: Plan,
     attached: list[Attached],
     extra_points: bool,
-    decision: driver.Decision,
+    chosen: on_base.Chosen,
     seen: Survey,
     servers: tuple[fuse.Server, ...],
     notify: Notify,
 ) -> Assembled:
+    decision = chosen.decision
     root, files = f"{SCRATCH}/root", f"{SCRATCH}/files"
     if decision.driver == "bind":
         attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
@@ -102,17 +115,19 @@ def _mount(
             raise from_oserror(f"cannot mount {attached[0].path} as root", error) from None
         return Assembled(root, files, servers, decision)
     layers = (plan.stack.base, *plan.stack.lowers)
-    lowers = _lowers(layers, attached, decision)
-    if extra_points or (plan.stack.upper is None and len(lowers) == 1):
-        lowers.append(points.PLACE)
+    plain = _lowers(layers, attached, decision)
+    extra_points = extra_points or (plan.stack.upper is None and len(plain) == 1 and chosen.layer is None)
+    lowers, data = on_base.arrange(plain, chosen, extra_points)
     opened = writable.ready(plan, seen.features, decision.driver, lowers)
     servers += (opened.server,) if opened.server else ()
-    parts = mount.Parts(tuple(lowers), opened.upper, opened.work)
+    parts = mount.Parts(tuple(lowers), opened.upper, opened.work, data)
     if decision.driver == "kernel":
         try:
             mount.kernel(parts, root, decision.by_text, f"{SCRATCH}/links")
         except mount.Refused as error:
             decision = _instead(decision, error, seen, notify)
+            lowers, _ = on_base.arrange(plain, on_base.Chosen(decision), extra_points)
+            parts = mount.Parts(tuple(lowers), opened.upper, opened.work)
         else:
             writable.open_work(opened.work)
             return Assembled(root, files, servers, decision, opened.disk)
@@ -134,7 +149,7 @@ def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: No
             hint = "the overlay was used with another base; use a new one, or the base it was made with"
         raise Failure("cannot mount the overlay", reason, hint)
     notify.warning(f"{reason}; using fuse-overlayfs, which is slower")
-    return decision._replace(driver="fuse-overlayfs", reason=reason)
+    return decision._replace(driver="fuse-overlayfs", reason=reason, layer="", squash=bool(decision.layer))
 
 
 def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: driver.Decision) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from overlay import driver
 from overlay.layer import Tmpfs
-from sifkit.runtime import assemble, children, claim, init, linux, points, scratch
+from sifkit.runtime import assemble, children, claim, init, linux, on_base, points, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0) -> int:
         plan = claim.claim(plan, wait_lock, held, notify)
         status = _supervise(plan, notify)
         claim.settle(plan, notify)
+        if plan.revision is not None:
+            on_base.settle(plan, notify)
         return status
 
 
@@ -95,4 +97,4 @@ def dry_run(plan: Plan) -> driver.Decision:
     """
     scratch.enter(plan)
     seen = assemble.survey(plan, points.lacking(plan))
-    return driver.choose(plan.stack, seen.features, seen.situation)
+    return on_base.foresee(plan, seen.features, seen.situation)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from overlay import revision
 from overlay.failure import USAGE, Failure
 from overlay.layer import Directory, Overlay, Stack
 from sifkit.runtime import defaults, environ, foreign
 from sifkit.runtime.identity import Identity
 
 if TYPE_CHECKING:
-    from sifkit.runtime.request import Layers, Request
+    from overlay.revision import Revision
+    from sifkit.runtime.request import Layers, OnBase, Request
     from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
@@ -26,7 +28,8 @@ class Plan(NamedTuple):
     ``app``: a SCIF app that must be there, "" when none is meant.
 
     ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
-    no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "".
+    no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "". ``on_base``: what
+    of our own may be put on it. ``revision``: of the repository that it lies in.
     """
 
     verb: str
@@ -36,6 +39,8 @@ class Plan(NamedTuple):
     who: Identity
     privileged: bool
     foreign_base: str
+    on_base: OnBase
+    revision: Revision | None
     commands: tuple[tuple[str, ...], ...]
     app: str
     environment: environ.Environment
@@ -65,6 +70,8 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         who=who,
         privileged=privileged,
         foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
+        on_base=layers.on_base,
+        revision=revision.of(base) if base else None,
         commands=commands(request),
         app=_app(request.app),
         environment=environ.build(host, request.image, request.verb, home, request.variables, "", request.app),

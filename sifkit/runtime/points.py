@@ -1,8 +1,9 @@
-"""Mount points that a base lacks, in a layer of their own below it."""
+"""Mount points that a base lacks, in a layer of their own below it, or right above its metadata layer."""
 
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from overlay.layer import Directory
@@ -45,6 +46,17 @@ def make(plan: Plan, base: str) -> list[Step]:
         os.close(top)
         os.close(points)
     return lacking
+
+
+def look_like(layer: str) -> None:
+    """Give the directories of points/ modes and times of those in ``layer``, over which they are to lie."""
+    for here, _, _ in os.walk(PLACE):
+        try:
+            found = os.lstat(layer + here[len(PLACE) :])
+        except FileNotFoundError:  # one that the base lacks
+            continue
+        os.chmod(here, stat.S_IMODE(found.st_mode))
+        os.utime(here, ns=(found.st_mtime_ns, found.st_mtime_ns))
 
 
 def lacking(plan: Plan) -> Points:

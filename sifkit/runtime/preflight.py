@@ -151,9 +151,9 @@ def _untried(need: str) -> Finding:
 
 
 def _overlay(host: Host) -> list[Finding]:
-    """Kernel overlayfs or what stands in for it, and the two features that old kernels lack."""
+    """Kernel overlayfs or what stands in for it, and the three features that old kernels lack."""
     found = host.kernel.features
-    needs = ("kernel overlayfs", "overlayfs lowerdir+", "user xattrs on tmpfs")
+    needs = ("kernel overlayfs", "overlayfs lowerdir+", "overlayfs data-only layers", "user xattrs on tmpfs")
     if found is None:
         return [_untried(need) for need in needs]
     done = [Finding("ok", needs[0], "mounts, with userxattr")]
@@ -164,11 +164,16 @@ def _overlay(host: Host) -> list[Finding]:
     else:
         advice = "Linux 6.8 has it, if you stack hundreds of layers"
         done.append(Finding("warn", needs[1], "not there: mount(2) is used, with fewer layers", advice))
+    if found.data_layers:
+        done.append(Finding("ok", needs[2], "work: what others own is written over at kernel speed"))
+    elif found.overlay:
+        advice = "Linux 6.16 has them for ordinary users; --foreign squash changes such files, slowly"
+        done.append(Finding("warn", needs[2], "not there: files of others' bases cannot be changed in place", advice))
     if found.tmpfs_xattr:
-        done.append(Finding("ok", needs[2], "work"))
+        done.append(Finding("ok", needs[3], "work"))
     else:
         advice = "choose a fast local directory with session_dir or SIFKIT_SESSION_DIR; Linux 6.6 has them"
-        done.append(Finding("warn", needs[2], "not there: --writable-tmpfs keeps its changes on disk", advice))
+        done.append(Finding("warn", needs[3], "not there: --writable-tmpfs keeps its changes on disk", advice))
     return done
 
 

@@ -80,7 +80,7 @@ def _try(uid: int, gid: int, privileged: bool) -> dict[str, object]:
     try:
         linux.mount("sifkit", scratch.SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1048576")
         os.mkdir(place, 0o755)
-        found = features.probe(place, privileged)
+        found = features.probe(place, privileged, data_layers=True)
     except OSError as error:
         return {"tmpfs": error.strerror or str(error)}
     return {"features": found._asdict(), "fuse_mount": _try_fuse(f"{scratch.SCRATCH}/fuse") if found.fuse else ""}

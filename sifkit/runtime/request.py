@@ -9,10 +9,22 @@ from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 
 
+class OnBase(NamedTuple):
+    """Layers of our own on the base. ``foreign``: how to write over somebody else's, `auto` or one of `driver.WAYS`.
+
+    ``build``: make a metadata layer even where nothing of somebody else's is written. ``most_bytes``: of their cache.
+    """
+
+    foreign: str = "auto"
+    build: bool = False
+    most_bytes: int = 2 << 30
+
+
 class Layers(NamedTuple):
     """The root: ``base``, read-only layers above it (topmost first), and what takes the writes.
 
-    ``in_place``: that is the base itself. ``create_dirs``: directories to be made in the upper.
+    ``in_place``: that is the base itself. ``create_dirs``: directories to be made in the upper. ``on_base``: what of
+    our own is put on the base.
     """
 
     base: Lower
@@ -20,6 +32,7 @@ class Layers(NamedTuple):
     upper: Writable | None = None
     in_place: bool = False
     create_dirs: tuple[str, ...] = ()
+    on_base: OnBase = OnBase()
 
 
 class Variables(NamedTuple):

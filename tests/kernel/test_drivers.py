@@ -97,20 +97,6 @@ def test_the_plan_says_which_driver_and_why(sifkit: Program, rootfs: Path, overl
 
 
 @only_user
-@needs("cvmfs-host", "squashfuse", "fuse-overlayfs")
-def test_a_foreign_base_can_be_changed(sifkit: Program, cvmfs_host: CvmfsHosts, overlay: str) -> None:
-    """B12: EOVERFLOW or EACCES with Apptainer. The path of the base holds a colon, as on real CVMFS."""
-    host = cvmfs_host.foreign()
-    done = host.run(sifkit.path, "exec", "--overlay", overlay, host.mountpoint, "sh", "-c", CHANGES)
-    assert (done.returncode, done.stderr.count("WARNING")) == (0, 1), done.stderr
-    done = host.run(sifkit.path, "exec", "--overlay", overlay, host.mountpoint, "sh", "-c", CHECK)
-    assert done.stdout == CHECKED, done.stderr
-    done = host.run(sifkit.path, "exec", "--writable-tmpfs", host.mountpoint, "sh", "-c", f"{CHANGES}\n{CHECK}")
-    assert done.stdout == CHECKED, done.stderr
-
-
-@only_user
-@needs("fuse-overlayfs")
 def test_a_base_of_another_group_can_be_changed(sifkit: Program, rootfs: Path, overlay: str, tmp_path: Path) -> None:
     """Project directories on clusters: one's own files, a group that a user namespace cannot map."""
     others = [gid for gid in os.getgroups() if gid != os.getgid()]
@@ -123,16 +109,6 @@ def test_a_base_of_another_group_can_be_changed(sifkit: Program, rootfs: Path, o
             os.chown(f"{directory}/{name}", -1, others[0], follow_symlinks=False)
     sifkit.ok("exec", "--overlay", overlay, str(base), "sh", "-c", CHANGES)
     assert sifkit.ok("exec", "--overlay", overlay, str(base), "sh", "-c", CHECK) == CHECKED
-
-
-@only_user
-@needs("cvmfs-host", "squashfuse")
-def test_a_foreign_base_by_the_kernel_takes_new_names(sifkit: Program, cvmfs_host: CvmfsHosts, overlay: str) -> None:
-    host = cvmfs_host.foreign()
-    command = ("env", "SIFKIT_OVERLAY_DRIVER=kernel", sifkit.path, "exec", "--overlay", overlay, host.mountpoint)
-    done = host.run(*command, "sh", "-c", "mkdir /new && touch /new/x && ! touch /etc/new 2>/dev/null")
-    assert done.returncode == 0, done.stderr
-    assert (Path(overlay) / "upper/new/x").exists()
 
 
 @needs("cvmfs-host", "squashfuse")

@@ -16,6 +16,8 @@ NO_FUSE = NEW._replace(fuse=False)
 BASE = Directory("/base")
 WRITABLE = Stack(BASE, upper=Overlay("/over"))
 HERE = Situation(privileged=False, upper_fstype="ext4")
+NEWEST = NEW._replace(data_layers=True)
+FOREIGN = HERE._replace(foreign_base="cvmfs")
 
 
 @pytest.mark.parametrize(
@@ -34,10 +36,18 @@ HERE = Situation(privileged=False, upper_fstype="ext4")
         (WRITABLE, NEW, HERE._replace(upper_xattr=False), "fuse-overlayfs", "xattrs"),
         (Stack(BASE, upper=Tmpfs(1)), NEW, HERE._replace(upper_fstype=""), "kernel", "lowerdir+"),
         (WRITABLE, NEW, HERE._replace(forced="fuse-overlayfs"), "fuse-overlayfs", "asks for it"),
-        (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs"), "fuse-overlayfs", "cvmfs"),
+        (WRITABLE, NEW, FOREIGN, "kernel", "its directories in a layer of yours"),
+        (WRITABLE, NEWEST, FOREIGN, "kernel", "its metadata in a layer of yours"),
+        (WRITABLE, NEWEST, FOREIGN._replace(impossible=("metadata",)), "kernel", "could not be made"),
+        (WRITABLE, NEWEST, FOREIGN._replace(impossible=("metadata", "directory")), "fuse-overlayfs", "shown as yours"),
+        (WRITABLE, NEWEST, FOREIGN._replace(upper_fstype="lustre"), "fuse-overlayfs", "lustre"),
+        (WRITABLE, NEWEST, FOREIGN._replace(foreign="squash"), "fuse-overlayfs", "cvmfs"),
+        (WRITABLE, NEWEST, FOREIGN._replace(foreign="plain"), "kernel", "new names only"),
+        (WRITABLE, NEWEST, FOREIGN._replace(forced="fuse-overlayfs"), "fuse-overlayfs", "asks for it"),
+        (WRITABLE, OLD, FOREIGN, "fuse-overlayfs", "Operation not permitted"),
         (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs", privileged=True), "kernel", "lowerdir+"),
-        (WRITABLE, NEW, HERE._replace(foreign_base="cvmfs", forced="kernel"), "kernel", "new names only"),
-        (WRITABLE, NO_FUSE, HERE._replace(foreign_base="cvmfs"), "kernel", "fuse-overlayfs is missing"),
+        (WRITABLE, NEW, FOREIGN._replace(forced="kernel", impossible=("directory",)), "kernel", "new names only"),
+        (WRITABLE, NO_FUSE, FOREIGN._replace(impossible=("directory",)), "kernel", "fuse-overlayfs or /dev/fuse"),
         (Stack(BASE, (Directory("/x"),)), NEW, HERE._replace(foreign_base="cvmfs"), "kernel", "lowerdir+"),
     ],
 )
@@ -46,11 +56,31 @@ def test_the_choice(stack: Stack, features: Features, situation: Situation, driv
     assert (decision.driver, reason in decision.reason) == (driver, True), decision
 
 
-def test_a_foreign_base_is_squashed_with_a_warning() -> None:
-    decision = choose(WRITABLE, NEW, HERE._replace(foreign_base="cvmfs"))
-    assert decision.squash
-    assert "0700" in decision.warning
-    assert not choose(WRITABLE, OLD, HERE).squash
+@pytest.mark.parametrize(
+    ("features", "foreign", "layer", "squash", "warning"),
+    [
+        (NEWEST, "auto", "metadata", False, ""),
+        (NEW, "auto", "directory", False, "only replaced"),
+        (NEW, "directory", "directory", False, ""),
+        (NEW, "squash", "", True, "0700"),
+        (NEW, "plain", "", False, ""),
+    ],
+)
+def test_the_ways_over_a_foreign_base(
+    features: Features, foreign: str, layer: str, squash: bool, warning: str
+) -> None:
+    decision = choose(WRITABLE, features, FOREIGN._replace(foreign=foreign))
+    assert (decision.layer, decision.squash) == (layer, squash)
+    assert warning in decision.warning
+    assert bool(warning) == bool(decision.warning)
+
+
+def test_a_layer_for_speed_is_no_need() -> None:
+    wished = HERE._replace(layer="a metadata layer of the base")
+    assert choose(Stack(BASE), NEWEST, wished).layer == "metadata"
+    assert choose(Stack(BASE), NEW, wished).driver == "bind"
+    assert choose(Stack(BASE), NEWEST, wished._replace(impossible=("metadata",))).driver == "bind"
+    assert choose(Stack(BASE), NEWEST, wished._replace(forced="fuse-overlayfs")).layer == ""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from sifkit.runtime.preflight import Finding, Host
 from sifkit.runtime.preflight_kernel import SWITCHES, Kernel
 from sifkit.runtime.preflight_programs import WANTED, Program, Ranges
 
-ALL = Features(overlay=True, why_not="", lowerdir_append=True, tmpfs_xattr=True, fuse=True, loop=False)
+OLD = Features(overlay=True, why_not="", lowerdir_append=True, tmpfs_xattr=True, fuse=True, loop=False)
+ALL = OLD._replace(data_layers=True)
 NO_OVERLAY = ALL._replace(overlay=False, why_not="Operation not permitted", lowerdir_append=False)
 GOOD = Host(
     who=Identity(1000, 1000, (1000,), "ann", "/home/USER", "/bin/sh"),
@@ -126,9 +127,10 @@ def test_a_module_that_is_not_loaded() -> None:
 
 
 def test_old_kernels_get_their_way_around() -> None:
-    host = GOOD._replace(kernel=Kernel(False, features=ALL._replace(lowerdir_append=False, tmpfs_xattr=False)))
+    host = GOOD._replace(kernel=Kernel(False, features=OLD._replace(lowerdir_append=False, tmpfs_xattr=False)))
     assert "mount(2)" in found(host, "overlayfs lowerdir+").found
     assert "session_dir" in found(host, "user xattrs on tmpfs").advice
+    assert "6.16" in found(host, "overlayfs data-only layers").advice
     assert preflight.ready(preflight.judge(host))
 
 
