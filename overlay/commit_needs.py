@@ -7,7 +7,7 @@ import stat
 from typing import Final, NamedTuple
 
 from overlay import ext_data, ext_inode, ext_xattr, whiteout
-from overlay.commit_upper import Found, kept_xattrs, look, marked_opaque
+from overlay.commit_upper import Found, kept_xattrs, look, marked_opaque, nearer
 from overlay.extread import ExtReader
 from overlay.extread_inode import Inode
 from overlay.section import Section
@@ -58,19 +58,34 @@ class _Count:
         if image is None:
             self.inodes += 1
             self.blocks += 2  # and the directory above it gets one name more
-        waiting = [(top, image)]
-        while waiting:
-            where, inode = waiting.pop()
-            below, records = [], 0
-            for entry in look(where):
-                records += 8 + (len(entry.name) + 3 & ~3)
-                if entry.deletes is None and stat.S_ISDIR(entry.stat.st_mode):
-                    below.append(entry)
-                else:
-                    self._entry(entry)
-            self._listing(records, inode)
-            self._attributes(where, opaque=True)
-            waiting += self._merged(below, inode)
+        waiting: list[tuple[bytes, Inode | None] | int] = [(top, image)]
+        try:
+            while waiting:
+                each = waiting.pop()
+                if isinstance(each, int):
+                    os.close(each)
+                    continue
+                near, fd = nearer(each[0])
+                if fd >= 0:
+                    waiting.append(fd)  # by it all that comes after is reached
+                waiting += self._directory(near, each[1])
+        finally:
+            for left in waiting:
+                if isinstance(left, int):
+                    os.close(left)
+
+    def _directory(self, where: bytes, inode: Inode | None) -> list[tuple[bytes, Inode | None]]:
+        """Count a directory and what is in it; what is left to do are the directories in it."""
+        below, records = [], 0
+        for entry in look(where):
+            records += 8 + (len(entry.name) + 3 & ~3)
+            if entry.deletes is None and stat.S_ISDIR(entry.stat.st_mode):
+                below.append(entry)
+            else:
+                self._entry(entry)
+        self._listing(records, inode)
+        self._attributes(where, opaque=True)
+        return self._merged(below, inode)
 
     def _merged(self, below: list[Found], inode: Inode | None) -> list[tuple[bytes, Inode | None]]:
         present = {}
@@ -127,8 +142,11 @@ class _Count:
             blocks = -(-found.st_size // self._block_size)
             self.blocks += blocks + self._indirect(blocks, 1)
             return
-        with entry.open() as file:
-            extents = ext_data.extents(file.fd, found.st_size, self._block_size)
+        fd = entry.open()
+        try:
+            extents = ext_data.extents(fd, found.st_size, self._block_size)
+        finally:
+            os.close(fd)
         blocks = sum(last - first for first, last in extents)
         self.blocks += blocks + self._indirect(blocks, max(len(extents), 1) + 1)
 

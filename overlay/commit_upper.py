@@ -6,11 +6,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from overlay import whiteout
-from overlay.ext_inode import Attributes, attributes_of
 
 # Of overlay drivers, or of the host: security labels of where the session lies mean nothing in the image.
 _NOT_KEPT: Final = (
@@ -18,6 +16,11 @@ _NOT_KEPT: Final = (
 )  # fmt: skip
 _NO_XATTRS: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 _YES: Final = b"y"
+_LONG_PATH: Final = 3500
+_COMPARED: Final = 2**20
+
+# Directories of the layers below that merge at one place, topmost first; None: they are not known
+Lowers = Sequence[bytes] | None
 
 
 class Found(NamedTuple):
@@ -28,26 +31,9 @@ class Found(NamedTuple):
     stat: os.stat_result
     deletes: bytes | None
 
-    def open(self) -> Opened:
-        return Opened(self.path)
-
-
-class Opened:
-    """A regular file, open for reading while the context lasts."""
-
-    def __init__(self, path: bytes) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-    def attributes(self, found: os.stat_result) -> Attributes:
-        return attributes_of(found, kept_xattrs(self.fd))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self.fd)
+    def open(self) -> int:
+        """A descriptor of the regular file; should it have become something else, we neither follow nor wait."""
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def look(directory: bytes) -> Iterator[Found]:
@@ -55,17 +41,19 @@ def look(directory: bytes) -> Iterator[Found]:
     with os.scandir(directory) as entries:
         for entry in entries:
             name, found = entry.name, entry.stat(follow_symlinks=False)
-            deletes: bytes | None = None
-            if whiteout.is_whiteout(found.st_mode, (os.major(found.st_rdev), os.minor(found.st_rdev))):
-                deletes = name
-            elif name[:4] == b".wh." and not stat.S_ISDIR(found.st_mode):
-                if name in whiteout.OPAQUE_NAMES:
-                    continue
-                deletes = whiteout.deleted_name(name)
+            if not name.startswith(b".wh.") and not stat.S_ISCHR(found.st_mode):
+                yield Found(name, entry.path, found, None)
+            elif name not in whiteout.OPAQUE_NAMES:
+                deletes = _deletes(name, found)
                 # Where the name is there as well, it was made again after it had been deleted.
-                if deletes is not None and os.path.lexists(os.path.join(directory, deletes)):
-                    continue
-            yield Found(name, entry.path, found, deletes)
+                if deletes in (None, name) or not os.path.lexists(os.path.join(directory, deletes)):
+                    yield Found(name, entry.path, found, deletes)
+
+
+def _deletes(name: bytes, found: os.stat_result) -> bytes | None:
+    if _is_whiteout(found):
+        return name
+    return None if stat.S_ISDIR(found.st_mode) else whiteout.deleted_name(name)
 
 
 def kept_xattrs(file: bytes | int) -> dict[bytes, bytes]:
@@ -98,8 +86,39 @@ def marked_opaque(directory: bytes) -> bool:
     return any(os.path.lexists(os.path.join(directory, name)) for name in whiteout.OPAQUE_NAMES)
 
 
-def is_shown(name: bytes, lowers: Sequence[bytes]) -> bool:
-    """Whether one of the layers, topmost first, shows ``name``."""
+def nearer(directory: bytes) -> tuple[bytes, int]:
+    """A path below which names can be reached, and the descriptor that it needs, or -1.
+
+    The kernel takes paths of 4096 bytes, but directories may lie deeper.
+    """
+    if len(directory) <= _LONG_PATH:
+        return directory, -1
+    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+    return b"/proc/self/fd/%d" % fd, fd
+
+
+def same_file(one: bytes, other: bytes) -> bool:
+    """Whether two regular files say the same: contents, owner, permissions, time of change, attributes."""
+    first, second = os.lstat(one), os.lstat(other)
+    if _says(first) != _says(second) or kept_xattrs(one) != kept_xattrs(other):
+        return False
+    with open(one, "rb") as left, open(other, "rb") as right:
+        while True:
+            piece = left.read(_COMPARED)
+            if piece != right.read(_COMPARED):
+                return False
+            if not piece:
+                return True
+
+
+def _says(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns
+
+
+def is_shown(name: bytes, lowers: Lowers) -> bool:
+    """Whether one of the layers, topmost first, shows ``name``; unknown layers may."""
+    if lowers is None:
+        return True
     for lower in lowers:
         found = _lstat(os.path.join(lower, name))
         if found is not None:
@@ -107,8 +126,10 @@ def is_shown(name: bytes, lowers: Sequence[bytes]) -> bool:
     return False
 
 
-def child_lowers(name: bytes, lowers: Sequence[bytes]) -> list[bytes]:
+def child_lowers(name: bytes, lowers: Lowers) -> Lowers:
     """The directories ``name`` of the layers that merge with one of that name above them."""
+    if not lowers:
+        return lowers
     merged = []
     for lower in lowers:
         path = os.path.join(lower, name)

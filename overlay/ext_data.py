@@ -48,6 +48,9 @@ def store_bytes(volume: Volume, data: bytes) -> Body:
     block_size = volume.block_size
     blocks = -(-len(data) // block_size)
     physical, first = volume.take(blocks)
+    if blocks == 1:
+        volume.fill(physical, data.ljust(block_size, b"\0"))
+        return Body(len(data), block_size // 512, physical.to_bytes(60, "little"))
     if first == blocks:  # the usual case: small, and in one place
         volume.fill(physical, data.ljust(blocks * block_size, b"\0"))
         if blocks <= 12:

@@ -153,6 +153,7 @@ class Directory:
 
     def indexed(self, block_size: int, version: int, hash_of: Callable[[bytes], int]) -> list[bytes] | None:
         """Its blocks under an index, or None: it is too small to need one, or too large for two levels."""
+        self._at = None  # it may be large, and is not needed any more
         spans = self._spans()
         if len(self._records) <= _LINEAR_BLOCKS * block_size - 24:
             return None

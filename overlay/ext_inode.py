@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 _BASE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
-_EXTRA: Final = struct.Struct("<HHIIIIIII")
+_LARGE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
 _EXTRA_SIZE: Final = 32  # what the kernel wants at least since 2.6.23: to and with i_projid
 _OLD_SIZE: Final = 128
 _SECOND: Final = 10**9
@@ -55,37 +55,41 @@ def room(inode_size: int) -> int:
 
 
 def pack(
-    view: memoryview, attributes: Attributes, body: Body, *,
-    links: int, flags: int, generation: int, acl_block: int, inside: bytes, created: int,
+    block: bytearray, at: int, inode_size: int, attributes: Attributes, body: Body, *,
+    links: int, flags: int, acl_block: int, inside: bytes, created: int,
 ) -> None:  # fmt: skip
-    """Write all bytes of an inode: ``inside`` its extended attributes, ``created`` seconds since 1970.
+    """Write all bytes of the inode at ``at``: ``inside`` its extended attributes, ``created`` seconds since 1970.
 
     Times that the inode cannot hold become the nearest that it can, as in the kernel. An inode of 128 bytes has
     no fractions of seconds and ends in 2038.
     """
-    large = len(view) >= _OLD_SIZE + _EXTRA_SIZE
-    atime, atime_more = _time(attributes.atime_ns, large=large)
-    mtime, mtime_more = _time(attributes.mtime_ns, large=large)
-    ctime, ctime_more = _time(attributes.ctime_ns, large=large)
-    _, mode, uid, gid = 0, attributes.mode, attributes.uid, attributes.gid
-    _BASE.pack_into(
-        view, 0, mode, uid & 0xFFFF, body.size & 0xFFFFFFFF, atime, ctime, mtime, 0, gid & 0xFFFF, links,
-        body.sectors, flags, 0, body.block, generation, acl_block, body.size >> 32, 0, 0, 0, uid >> 16, gid >> 16,
-        0, 0,
+    mode, uid, gid, atime_ns, mtime_ns, ctime_ns, _ = attributes
+    size, sectors, pointers = body
+    large = inode_size >= _OLD_SIZE + _EXTRA_SIZE
+    atime, atime_more = _time(atime_ns, large)
+    mtime, mtime_more = _time(mtime_ns, large)
+    ctime, ctime_more = (mtime, mtime_more) if ctime_ns == mtime_ns else _time(ctime_ns, large)
+    if not large:
+        _BASE.pack_into(
+            block, at, mode, uid & 0xFFFF, size & 0xFFFFFFFF, atime, ctime, mtime, 0, gid & 0xFFFF, links, sectors,
+            flags, 0, pointers, created, acl_block, size >> 32, 0, 0, 0, uid >> 16, gid >> 16, 0, 0,
+        )  # fmt: skip
+        block[at + _OLD_SIZE : at + inode_size] = bytes(inode_size - _OLD_SIZE)
+        return
+    _LARGE.pack_into(
+        block, at, mode, uid & 0xFFFF, size & 0xFFFFFFFF, atime, ctime, mtime, 0, gid & 0xFFFF, links, sectors,
+        flags, 0, pointers, created, acl_block, size >> 32, 0, 0, 0, uid >> 16, gid >> 16, 0, 0,
+        _EXTRA_SIZE, 0, ctime_more, mtime_more, atime_more, created, 0, 0, 0,
     )  # fmt: skip
-    if large:
-        _EXTRA.pack_into(
-            view, _OLD_SIZE, _EXTRA_SIZE, 0, ctime_more, mtime_more, atime_more, created & 0xFFFFFFFF, 0, 0, 0
-        )
-        at = _OLD_SIZE + _EXTRA_SIZE
-        view[at:] = inside.ljust(len(view) - at, b"\0")
-    elif len(view) > _OLD_SIZE:
-        view[_OLD_SIZE:] = bytes(len(view) - _OLD_SIZE)
+    first = at + _OLD_SIZE + _EXTRA_SIZE
+    block[first : at + inode_size] = inside or bytes(at + inode_size - first)
 
 
-def _time(nanoseconds: int, *, large: bool) -> tuple[int, int]:
+def _time(nanoseconds: int, large: bool) -> tuple[int, int]:
     """The 32 bits of seconds, and the word with two more bits of them and the fraction."""
     seconds, fraction = divmod(nanoseconds, _SECOND)
+    if 0 <= seconds <= _LAST_SECOND:
+        return seconds, fraction << 2
     last = _LAST_EPOCH if large else _LAST_SECOND
     if not _FIRST_SECOND <= seconds <= last:
         seconds, fraction = (_FIRST_SECOND, 0) if seconds < 0 else (last, _SECOND - 1)

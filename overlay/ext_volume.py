@@ -78,8 +78,7 @@ class Volume:
         self._freed_inodes: list[tuple[int, bool]] = []
         self._run = (0, 0, 0)  # free blocks: from, next, end
         self._goal = self.superblock.first_data_block
-        self._inodes = range(0)
-        self._inode_goal = self.superblock.first_inode
+        self._next_inode = self._last_inode = self.superblock.first_inode
         self._per_block = self.block_size // self.superblock.inode_size
 
     def close(self) -> None:
@@ -124,8 +123,13 @@ class Volume:
 
     def inode(self, number: int) -> memoryview:
         """The bytes of an inode, to be changed in place before the next `relieve`."""
+        block, at = self.inode_at(number)
+        return memoryview(block)[at : at + self.superblock.inode_size]
+
+    def inode_at(self, number: int) -> tuple[bytearray, int]:
+        """The block that an inode lies in, and where, to be changed in place before the next `relieve`."""
         block, at = self._inode_place(number)
-        return memoryview(self.change(block))[at : at + self.superblock.inode_size]
+        return self._changed.get(block) or self.change(block), at
 
     def peek_inode(self, number: int) -> bytes:
         """A copy of the bytes of an inode."""
@@ -203,15 +207,14 @@ class Volume:
 
     def take_inode(self, *, directory: bool) -> int:
         """A free inode. Raises NoSpace."""
-        if not self._inodes:
-            start, length = self._filesystem.free_inodes(self._inode_goal)
+        number = self._next_inode
+        if number == self._last_inode:
+            number, length = self._filesystem.free_inodes(number)
             if not length:
                 raise NoSpace("inodes", self.section.path)
-            self._inodes = range(start, start + length)
-            self._inode_goal = start + length
-        number = self._inodes[0]
-        self._inodes = self._inodes[1:]
-        self._filesystem.count_inode(number, 1, directory=directory)
+            self._last_inode = number + length
+        self._next_inode = number + 1
+        self._filesystem.count_inode(number, 1, directory)
         return number
 
     def free_inode(self, number: int, *, directory: bool) -> None:
@@ -248,7 +251,7 @@ class Volume:
         for start, length in self._freed:
             self._filesystem.count_blocks(start, length, -1)
         for number, directory in self._freed_inodes:
-            self._filesystem.count_inode(number, -1, directory=directory)
+            self._filesystem.count_inode(number, -1, directory)
         self._freed.clear()
         self._freed_inodes.clear()
         self._carry(self._filesystem.own_blocks())

@@ -132,9 +132,10 @@ class Writer(Names):
             acl_block = self._volume.take(1)[0]
             self._volume.fill(acl_block, outside)
             body = body._replace(sectors=body.sectors + self._sectors)
+        block, at = self._volume.inode_at(number)
         ext_inode.pack(
-            self._volume.inode(number), attributes, body, links=links, flags=flags, generation=self._now & 0xFFFFFFFF,
-            acl_block=acl_block, inside=inside, created=self._now,
+            block, at, self.superblock.inode_size, attributes, body,
+            links=links, flags=flags, acl_block=acl_block, inside=inside, created=self._now & 0xFFFFFFFF,
         )  # fmt: skip
 
     # Changing
@@ -177,7 +178,9 @@ class Writer(Names):
         waiting, seen = [top], {top}
         while waiting:
             number = waiting.pop()
-            for _, below, _ in self.directory(number):
+            # In the order in which inodes lie on disk: an indexed directory has its names in that of hashes, and
+            # a million of them would touch each block of inodes again and again.
+            for below in sorted(below for _, below, _ in self.directory(number)):
                 inode = self.inode(below)
                 if not inode.is_directory:
                     self._drop_link(inode)

@@ -155,6 +155,7 @@ class Filesystem:
         except BaseException:
             self.close()
             raise
+        self._count_inode = self._c.ext2fs_inode_alloc_stats2
         self._super = head.super
         self._blocks = known.blocks
         self._inodes = known.inodes
@@ -197,9 +198,9 @@ class Filesystem:
         """Mark a run of blocks as used (``by`` 1) or free (-1)."""
         self._c.ext2fs_block_alloc_stats_range(self._fs, start, length, by)
 
-    def count_inode(self, number: int, by: int, *, directory: bool) -> None:
+    def count_inode(self, number: int, by: int, directory: bool) -> None:
         """Mark an inode as used (``by`` 1) or free (-1)."""
-        self._c.ext2fs_inode_alloc_stats2(self._fs, number, by, directory)
+        self._count_inode(self._fs, number, by, directory)
 
     def set_superblock(self, at: int, data: bytes) -> None:
         """Overwrite bytes of the superblock, to be written with `flush`."""

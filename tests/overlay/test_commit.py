@@ -1,0 +1,305 @@
+"""Carrying upper directories into images: deletions, links, spellings, odd trees, and a real overlayfs' own upper."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from delta_model import comparable, of_directory, of_image
+from probes import needs, only_root
+
+from overlay import commit, create, e2fsprogs
+from overlay.extread import ExtReader
+from overlay.section import Section
+
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+MIB = 2**20
+
+
+@pytest.fixture
+def section(tmp_path: Path) -> Section:
+    return create.create_ext3(str(tmp_path / "image"), 16 * MIB, sparse=True).section
+
+
+@pytest.fixture
+def upper(tmp_path: Path) -> Path:
+    path = tmp_path / "upper"
+    path.mkdir()
+    return path
+
+
+def carry(section: Section, upper: Path, *below: Path, known: bool = True) -> commit.Report:
+    """Commit and start again with an empty upper."""
+    undo = f"{section.path}.undo"
+    assert commit.has_changes(str(upper))
+    report = commit.commit(section, str(upper), [str(path) for path in below] if known else None, undo, print)
+    commit.discard(undo)
+    checked = e2fsprogs.e2fsck(section, "-fn", write=False)
+    assert checked.status == 0, checked.said
+    shutil.rmtree(upper)
+    upper.mkdir()
+    assert not commit.has_changes(str(upper))
+    return report
+
+
+def delete(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def opaque(path: Path) -> None:
+    path.mkdir(parents=True)
+    os.setxattr(path, "user.overlay.opaque", b"y")
+
+
+def names(section: Section) -> set[bytes]:
+    return set(of_image(section)) - {b""}
+
+
+def raw_xattrs(section: Section, path: bytes) -> dict[bytes, bytes]:
+    with ExtReader(section) as reader:
+        inode = reader.lookup(b"/upper/" + path)
+        assert inode is not None
+        return reader.xattrs(inode)
+
+
+def test_a_whiteout_is_kept_only_where_a_lower_shows_the_name(section: Section, upper: Path, tmp_path: Path) -> None:
+    top, base = tmp_path / "top", tmp_path / "base"
+    for path in (top / "d/in top", base / "d/in base", base / "d/hidden", base / "cut/off", base / "f"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    delete(top / "d/hidden")
+    opaque(top / "cut")
+    (top / "f").mkdir()
+    for name in ("in top", "in base", "hidden", "nowhere"):
+        delete(upper / "d" / name)
+    delete(upper / "cut/off")
+    delete(upper / "f")
+    delete(upper / "nowhere")
+    report = carry(section, upper, top, base)
+    model = of_image(section)
+    assert {path for path, each in model.items() if each.is_whiteout} == {b"d/in top", b"d/in base", b"f"}
+    assert report.deleted == 3
+    assert len({each.same for each in model.values() if each.is_whiteout}) == 1  # one inode for all of them
+
+
+def test_without_knowledge_of_the_lowers_deletions_are_kept(section: Section, upper: Path) -> None:
+    delete(upper / "gone")
+    opaque(upper / "replaced")
+    carry(section, upper, known=False)
+    assert of_image(section)[b"gone"].is_whiteout
+    assert of_image(section)[b"replaced"].opaque
+    carried = upper / "replaced"
+    carried.mkdir()
+    delete(carried / "inside")  # below an opaque directory nothing shows through
+    carry(section, upper, known=False)
+    assert names(section) == {b"gone", b"replaced"}
+    assert of_image(section)[b"replaced"].opaque
+
+
+def test_opaque_directories(section: Section, upper: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "etc/conf").mkdir(parents=True)
+    (upper / "etc").mkdir()
+    (upper / "etc/old").touch()
+    (upper / "etc/conf").mkdir()
+    (upper / "etc/conf/deep").touch()
+    carry(section, upper, base)
+    assert not of_image(section)[b"etc"].opaque
+    opaque(upper / "etc")
+    (upper / "etc/new").touch()
+    (upper / "etc/conf").mkdir()
+    opaque(upper / "fresh")  # the kernel marks every new directory so
+    carry(section, upper, base)
+    assert names(section) == {b"etc", b"etc/new", b"etc/conf", b"fresh"}
+    assert raw_xattrs(section, b"etc") == {b"user.overlay.opaque": b"y", b"trusted.overlay.opaque": b"y"}
+    assert not raw_xattrs(section, b"etc/conf")
+    assert not raw_xattrs(section, b"fresh")  # there is nothing it could hide
+
+
+def test_marks_of_drivers_are_not_carried_over(section: Section, upper: Path) -> None:
+    (upper / "f").touch()
+    for name in ("user.overlay.origin", "user.overlay.impure", "user.fuseoverlayfs.opaque", "user.mine"):
+        os.setxattr(upper / "f", name, b"x")
+    carry(section, upper)
+    assert raw_xattrs(section, b"f") == {b"user.mine": b"x"}
+
+
+def test_deletions_as_fuse_overlayfs_spells_them(section: Section, upper: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "d").mkdir(parents=True)
+    (base / "lower").touch()
+    for name in ("gone", "lower", "d/inside"):
+        (upper / name).parent.mkdir(exist_ok=True)
+        (upper / name).touch()
+    carry(section, upper, base)
+    for name in (".wh.gone", ".wh.lower"):
+        (upper / name).touch()
+    (upper / "d").mkdir()
+    (upper / "d/.wh..wh..opq").touch()
+    carry(section, upper, base)
+    model = of_image(section)
+    assert set(model) == {b"", b"lower", b"d"}
+    assert model[b"lower"].is_whiteout
+    assert model[b"d"].opaque
+
+
+def links(section: Section, *paths: bytes) -> list[int]:
+    model = of_image(section)
+    return [len({model[path].same for path in paths}), *(model[path].same for path in paths)]  # type: ignore[list-item]
+
+
+def test_links(section: Section, upper: Path) -> None:
+    (upper / "a").write_text("one")
+    (upper / "b").hardlink_to(upper / "a")
+    (upper / "d").mkdir()
+    (upper / "d/c").hardlink_to(upper / "a")
+    carry(section, upper)
+    together, *before = links(section, b"a", b"b", b"d/c")
+    assert together == 1
+    # Copied up one by one and changed alike, as chmod -R does it: they are one file again.
+    (upper / "d").mkdir()
+    for name in ("a", "b", "d/c"):
+        (upper / name).write_text("one")
+        os.chmod(upper / name, 0o600)
+        os.utime(upper / name, (5, 5))
+    carry(section, upper)
+    assert links(section, b"a", b"b", b"d/c")[0] == 1
+    # Written through one name: the others keep what they held, as the session has shown it.
+    (upper / "a").write_text("two")
+    carry(section, upper)
+    model = of_image(section)
+    assert [model[path].content for path in (b"a", b"b", b"d/c")] == [b"two", b"one", b"one"]
+    assert links(section, b"b", b"d/c")[0] == 1
+    # All brought up together by a link made in the session.
+    (upper / "b").write_text("three")
+    (upper / "e").hardlink_to(upper / "b")
+    (upper / "a").hardlink_to(upper / "b")
+    delete(upper / "d/c")
+    carry(section, upper)
+    assert links(section, b"a", b"b", b"e")[0] == 1
+    with ExtReader(section) as reader:
+        found = reader.lookup(b"/upper/a")
+        assert found is not None
+        assert found.links == 3
+    assert b"d/c" not in of_image(section)
+    assert before
+
+
+def test_a_changed_file_keeps_its_inode(section: Section, upper: Path) -> None:
+    (upper / "f").write_bytes(b"x" * 100_000)
+    carry(section, upper)
+    _, before = links(section, b"f")
+    free = commit.free(section)
+    (upper / "f").write_bytes(b"y" * 50)
+    report = carry(section, upper)
+    assert (report.added, report.changed, report.deleted) == (0, 1, 0)
+    assert links(section, b"f") == [1, before]
+    assert commit.free(section).bytes > free.bytes
+
+
+def test_files_become_directories_and_back(section: Section, upper: Path) -> None:
+    (upper / "x").write_text("file")
+    opaque(upper / "y")
+    (upper / "y/inside").write_text("x")
+    carry(section, upper)
+    opaque(upper / "x")
+    (upper / "x/inside").write_text("x")
+    (upper / "y").symlink_to("x")
+    carry(section, upper)
+    assert names(section) == {b"x", b"x/inside", b"y"}
+    assert of_image(section)[b"y"].content == b"x"
+
+
+def test_a_directory_deeper_than_a_path_may_be_long(section: Section, upper: Path) -> None:
+    here = os.getcwd()
+    name = "n" * 250
+    try:
+        os.chdir(upper)
+        for _ in range(30):
+            os.mkdir(name)
+            os.chdir(name)
+        Path("leaf").write_text("leaf")
+        Path("other").symlink_to("leaf")
+    finally:
+        os.chdir(here)
+    assert commit.needs(section, str(upper)).inodes == 32
+    carry(section, upper)
+    model = of_image(section)
+    deepest = b"/".join([name.encode()] * 30)
+    assert model[deepest + b"/leaf"].content == b"leaf"
+    assert len(model) == 33
+
+
+def test_an_image_of_apptainer(tmp_path: Path, upper: Path) -> None:
+    image = GOLDEN / "09-overlay-create-dir-user.img.zst"
+    zstd = shutil.which("zstd")
+    if not image.exists() or zstd is None:
+        pytest.skip("no golden images beside this checkout, or no zstd")
+    path = tmp_path / "apptainer.img"
+    subprocess.run([zstd, "-q", "-d", str(image), "-o", str(path)], check=True)
+    section = Section(str(path), 0, path.stat().st_size)
+    before = names(section)
+    for number in range(500):
+        (upper / f"file {number}").write_bytes(b"x" * number * 7)
+    os.setxattr(upper / "file 7", "user.x", b"y" * 500)
+    carry(section, upper)
+    assert names(section) - before == {b"file %d" % number for number in range(500)}
+    with ExtReader(section) as reader:
+        assert reader.superblock.refused_by_apptainer == ()
+    for number in range(500):
+        delete(upper / f"file {number}")
+    carry(section, upper)
+    assert names(section) == before
+
+
+SESSION = """
+set -e
+echo appended >> old; rm -r tree; mkdir tree; echo new > tree/new
+rm base-file; rm -r base-tree/sub; mv moved elsewhere; ln old hard; chmod -R 700 kept
+rm image-file; rm -r replaced; echo now a file > replaced; mkfifo fifo; ln -s nowhere link
+mkdir -p fresh/er; truncate -s 3 base-tree/long; rm -r both; mkdir both; touch both/mine
+"""
+
+
+@only_root
+@needs("loop", "overlayfs")
+def test_the_upper_of_a_real_overlayfs(section: Section, upper: Path, tmp_path: Path) -> None:
+    """What a session sees is what the next run sees: the image over the base instead of upper, image and base."""
+    base = tmp_path / "base"
+    for name in ("base-file", "base-tree/sub/file", "base-tree/long", "both/of base", "kept/a", "moved"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(f"base {name}")
+    for name in ("old", "tree/a/b", "image-file", "replaced/x", "both/of image", "kept/b"):
+        (upper / name).parent.mkdir(parents=True, exist_ok=True)
+        (upper / name).write_text(f"image {name}")
+    carry(section, upper, base)
+    seen = through_overlayfs(section, base, upper, tmp_path, SESSION)
+    for name in ("mnt", "work"):
+        shutil.rmtree(tmp_path / name)
+    carry(section, upper, base)
+    assert through_overlayfs(section, base, upper, tmp_path, "true") == seen
+
+
+def through_overlayfs(section: Section, base: Path, upper: Path, top: Path, script: str) -> object:
+    image, work, mnt = top / "mounted", top / "work", top / "mnt"
+    for path in (image, work, mnt):
+        path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "ext3", "-o", "ro,noload,loop", section.path, str(image)], check=True)
+    try:
+        options = f"userxattr,lowerdir={image}/upper:{base},upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(mnt)], check=True)
+        try:
+            subprocess.run(["sh", "-c", script], cwd=mnt, check=True)
+            model = of_directory(os.fsencode(mnt))
+            del model[b""]  # the top directory is that of the upper, made anew for each run
+            # The mark for root's driver shows through a mount with userxattr.
+            return comparable({path: each._replace(opaque=False) for path, each in model.items()}, nanoseconds=True)
+        finally:
+            subprocess.run(["umount", str(mnt)], check=True)
+    finally:
+        subprocess.run(["umount", str(image)], check=True)
