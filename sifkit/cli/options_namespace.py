@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from sifkit.cli.run_option import Spec
 
-OPTIONS: tuple[Spec, ...] = ()
+OPTIONS = (Spec(("--hostname",), "The container's name for itself.", "NAME"),)

@@ -16,6 +16,7 @@ OPTIONS = (
         "NAME", twins=("APP", "APPNAME"),
     ),
     Spec(("-s", "--shell"), "Program in the container to run as the shell.", "PATH", verbs=("shell",)),
+    Spec(("--no-umask",), "Start with umask 0022 instead of yours."),
     Spec(("--wait",), "At the end wait for processes left in the background."),
     Spec(("--dry-run",), "Print what would be done, layer by layer, and do nothing."),
     Spec(("--json",), "With --dry-run: print it as JSON.", twins=()),

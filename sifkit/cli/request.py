@@ -9,7 +9,7 @@ import click
 
 from sifkit.cli import config, request_layers
 from sifkit.image.resolve import resolve
-from sifkit.runtime.request import Mounts, Request, Variables
+from sifkit.runtime.request import Mounts, Namespaces, Request, Variables
 
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
@@ -25,6 +25,7 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
         raise click.UsageError("--writable and --writable-tmpfs exclude each other")
     if given["writable"] and given["read_only"]:
         raise click.UsageError("--writable and --read-only exclude each other")
+    _imply(given)
     found = resolve(image)
     return Request(
         verb=verb,
@@ -33,11 +34,21 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
         args=args,
         variables=_variables(given),
         mounts=_mounts(given, settings),
+        namespaces=_namespaces(given),
         cwd=given["cwd"] or "",
         shell=given["shell"] or "",
         app=given["app"] or "",
         wait=bool(given["wait"]),
+        umask=0o022 if given["no_umask"] else None,
     )
+
+
+def _imply(given: Given) -> None:
+    """What one option stands for. --writable-tmpfs of --compat is left to the layers, where a writable one may be."""
+    if given["compat"]:
+        given |= {"containall": True, "no_eval": True, "no_umask": True}
+    if given["containall"]:
+        given |= {"contain": True, "cleanenv": True}
 
 
 def _variables(given: Given) -> Variables:
@@ -54,3 +65,11 @@ def _mounts(given: Given, settings: config.Config) -> Mounts:
     from sifkit.cli import request_mounts
 
     return request_mounts.mounts(given, settings)
+
+
+def _namespaces(given: Given) -> Namespaces:
+    if given.plain:
+        return Namespaces()
+    from sifkit.cli import request_namespaces
+
+    return request_namespaces.namespaces(given)

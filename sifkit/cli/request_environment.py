@@ -25,14 +25,14 @@ _NEXT = re.compile(r",(?=[A-Za-z_]\w*=)")
 
 def variables(given: Given, host: Mapping[str, str]) -> Variables:
     """What of the environment is asked for; of one name the later wins."""
-    evaluate = not (given["no_eval"] or given["compat"])
+    evaluate = not given["no_eval"]
     found = [*forwarded(host), *_of_files(given["env_file"] or (), evaluate, host), *_of_options(given["env"] or ())]
     for name in {entry.name for entry in found if entry.name == "HOME"}:
         CONSOLE.warning(f"{name} is not set this way; --home sets it")
     wanted = (entry._replace(evaluate=evaluate and entry.evaluate and environ.refers(entry.value)) for entry in found)
     return Variables(
         given=tuple(entry for entry in wanted if entry.name != "HOME"),
-        clean=bool(given["cleanenv"] or given["containall"] or given["compat"]),
+        clean=bool(given["cleanenv"]),
         dropped=tuple(name for text in given["no_env"] or () for name in text.split(",")),
     )
 

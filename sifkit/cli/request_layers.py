@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def layers(found: Image, given: Given, settings: config.Config) -> Layers:
     """The stack that the command line and the configuration ask for; warnings are given."""
     stacked = _arrange(given["overlay"] or (), _tmpfs(given, settings), found)
+    if given["compat"] and stacked.upper is None and not given["writable"]:
+        stacked = stacked._replace(upper=_throwaway(given, settings))
     inside = _embedded(found, given, may_write=stacked.upper is None and not stacked.demoted)
     for warning in (*stacked.warnings, *(inside.warnings if inside else ())):
         CONSOLE.warning(warning)
@@ -94,11 +96,15 @@ def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None, found: Image) -> Arran
 
 def _tmpfs(given: Given, settings: config.Config) -> Tmpfs | None:
     if not given["writable_tmpfs"]:
-        if given["tmpfs_size"]:
+        if given["tmpfs_size"] and not given["compat"]:
             raise click.UsageError("--tmpfs-size goes with --writable-tmpfs")
         return None
     if given["writable"]:
         raise click.UsageError("--writable and --writable-tmpfs exclude each other")
+    return _throwaway(given, settings)
+
+
+def _throwaway(given: Given, settings: config.Config) -> Tmpfs:
     from sifkit.runtime import memory
 
     if given["tmpfs_size"]:

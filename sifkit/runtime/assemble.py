@@ -66,11 +66,12 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
     attached = _attach(layers, seen.features, owner)
     for layer, entry in zip(layers, attached, strict=True):
         notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
+    shown = _attach_shown(plan, seen.features, owner)
     base = attached[0].path
     lacking = "none" if plan.stack.in_place else points.kind(points.make(plan, base))
     chosen = on_base.choose(plan, seen.features, seen.situation._replace(points=lacking), notify)
     _say(chosen, notify)
-    servers = tuple(entry.server for entry in attached if entry.server)
+    servers = (*(entry.server for entry in attached if entry.server), *shown)
     return _mount(plan, attached, lacking != "none", chosen, seen, servers, notify)
 
 
@@ -93,6 +94,14 @@ def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | 
     from overlay.attach import attach_all  # images need FUSE or loop devices, directories nothing
 
     return attach_all(layers, f"{SCRATCH}/images", found, owner)
+
+
+def _attach_shown(plan: Plan, found: features.Features, owner: Owner | None) -> tuple[fuse.Server, ...]:
+    if not plan.images:
+        return ()
+    from sifkit.runtime import data_image
+
+    return data_image.attach(plan.images, found, owner)
 
 
 def _mount(

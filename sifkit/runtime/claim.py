@@ -33,6 +33,8 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
             _read_image(layer.section, wait, held, notify)
         elif isinstance(layer, SquashImage) and layer.section.offset:
             _hold_partition(layer.section, wait, held)
+    for image in plan.images:
+        _claim_shown(image.layer, wait, held, notify)
     if isinstance(plan.stack.upper, Overlay):
         from overlay import record
         from overlay.upper import prepare
@@ -44,6 +46,18 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
         _lock(plan.stack.upper.section, True, wait, held, notify)
         _prepare_image(plan, plan.stack.upper.section, notify)
     return plan
+
+
+def _claim_shown(layer: SquashImage | ExtImage | ExtOverlay, wait: float, held: ExitStack, notify: Notify) -> None:
+    """An image that is shown at a directory; an ext one that takes writes has no upper/ to be made."""
+    if isinstance(layer, SquashImage):
+        if layer.section.offset:
+            _hold_partition(layer.section, wait, held)
+    elif isinstance(layer, ExtImage):
+        _read_image(layer.section, wait, held, notify)
+    else:
+        _lock(layer.section, True, wait, held, notify)
+        _make_sound(layer.section, notify)
 
 
 def _is_being_read(section: Section) -> bool:

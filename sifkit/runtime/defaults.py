@@ -10,13 +10,13 @@ from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo
 
 if TYPE_CHECKING:
-    from sifkit.runtime.request import Request
+    from sifkit.runtime.request import Mounts, Request
     from sifkit.runtime.step import Step
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 _DEVICE_LINKS = (
     ("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"), ("/dev/ptmx", "pts/ptmx"),
+    ("/dev/stderr", "/proc/self/fd/2"),
 )  # fmt: skip
 
 # A working directory here is the image's own business (Apptainer issue 4755).
@@ -25,37 +25,80 @@ _NEVER_CWD = frozenset(
 )
 
 
-def steps(who: Identity, home: str, cwd: str, request: Request, accounts: bool) -> tuple[Step, ...]:
-    """All steps in order. ``home``: absolute; ``cwd``: "" when the caller's cannot be told."""
+def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[Step, ...]:
+    """All steps in order. ``who``: with the home of the container; ``cwd``: "" when the caller's cannot be told."""
     mounts = request.mounts
-    in_home = mounts.home and home != "/"
-    done: list[Step] = _contained_dev() if mounts.contain else [Bind("/dev", "/dev", devices=True)]
-    done += [Bind(path, path, optional=True) for path in ("/etc/localtime", "/etc/hosts") if os.path.exists(path)]
-    done += [Bind("/proc", "/proc", devices=True), Bind("/sys", "/sys", devices=True, optional=True)]
-    if mounts.contain:
-        done += [Memory(home, 0o700, optional=True)] if in_home else []
-        done += [Memory("/tmp", 0o1777), Memory("/var/tmp", 0o1777, optional=True)]
-    else:
-        done += [Bind(home, home, optional=True)] if in_home and os.path.isdir(home) else []
-        done += [Bind("/tmp", "/tmp", optional=True), Bind("/var/tmp", "/var/tmp", optional=True, exact=True)]
+    # A home below /tmp comes after it, which would cover it, and one above /var/tmp before.
+    own = sorted([*_temporary(mounts), *_home(mounts, who.home)], key=_depth)
+    done = [*_system(mounts), *own, *_scratch(mounts)]
     if accounts:
         done += [Account("/etc/passwd", who), Account("/etc/group", who)]
-    done += _resolver()
-    done += sorted(mounts.binds, key=lambda bind: bind.destination.rstrip("/").count("/"))
-    if not mounts.contain and not request.cwd:
+    done += _resolver(mounts.dns)
+    if request.namespaces.hostname:
+        done.append(File("/etc/hostname", f"{request.namespaces.hostname}\n"))
+    if mounts.without:
+        done = [step for step in done if step.destination not in mounts.without]
+    done += sorted(mounts.binds, key=_depth)
+    if not mounts.contain and "cwd" not in mounts.without:
         done += _working_directory(cwd, done)
-    return tuple(done)
+    return tuple(_with_points(done) if mounts.binds or mounts.scratch else done)
 
 
-def _contained_dev() -> list[Step]:
+def _system(mounts: Mounts) -> list[Step]:
+    """/dev, /proc, /sys, and what of the host's /etc every program reads."""
+    without = mounts.without
+    done: list[Step] = []
+    if "dev" not in without:
+        done += _contained_dev("devpts" not in without) if mounts.contain else [Bind("/dev", "/dev", devices=True)]
+    if "bind-paths" not in without:
+        done += [Bind(path, path, optional=True) for path in ("/etc/localtime", "/etc/hosts") if os.path.exists(path)]
+    done += [] if "proc" in without else [Bind("/proc", "/proc", devices=True)]
+    return done + ([] if "sys" in without else [Bind("/sys", "/sys", devices=True, optional=True)])
+
+
+def _contained_dev(terminals: bool) -> list[Step]:
     done: list[Step] = [Memory("/dev", 0o755)]
     done += [Bind(f"/dev/{name}", f"/dev/{name}", devices=True, optional=True) for name in _DEVICES]
-    done += [Pseudo("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620", optional=True)]
+    if terminals:
+        done.append(Pseudo("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620", optional=True))
+        done.append(Link("/dev/ptmx", "pts/ptmx"))
     done += [Memory("/dev/shm", 0o1777), Bind("/dev/mqueue", "/dev/mqueue", devices=True, optional=True)]
     return [*done, *(Link(name, to) for name, to in _DEVICE_LINKS)]
 
 
-def _resolver() -> list[Step]:
+def _home(mounts: Mounts, at: str) -> list[Step]:
+    shown, source, _ = mounts.home
+    if not shown or at == "/":
+        return []
+    if mounts.contain and mounts.workdir:
+        return [Bind(f"{mounts.workdir}/home", at, made=0o700)]
+    if source:
+        return [Bind(source, at) if os.path.isdir(source) else Memory(at, 0o700)]
+    if mounts.contain:
+        return [Memory(at, 0o700, optional=True)]
+    return [Bind(at, at, optional=True)] if os.path.isdir(at) else []
+
+
+def _temporary(mounts: Mounts) -> list[Step]:
+    if "tmp" in mounts.without:
+        return []
+    if not mounts.contain:
+        return [Bind("/tmp", "/tmp", optional=True), Bind("/var/tmp", "/var/tmp", optional=True, exact=True)]
+    if mounts.workdir:
+        names = (("tmp", "/tmp"), ("var_tmp", "/var/tmp"))
+        return [Bind(f"{mounts.workdir}/{name}", at, made=0o1777) for name, at in names]
+    return [Memory("/tmp", 0o1777), Memory("/var/tmp", 0o1777, optional=True)]
+
+
+def _scratch(mounts: Mounts) -> list[Step]:
+    if not mounts.workdir:
+        return [Memory(path) for path in mounts.scratch]
+    return [Bind(f"{mounts.workdir}/scratch{path}", path, made=0o750) for path in mounts.scratch]
+
+
+def _resolver(dns: tuple[str, ...]) -> list[Step]:
+    if dns:
+        return [File("/etc/resolv.conf", "".join(f"nameserver {address}\n" for address in dns))]
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="surrogateescape") as file:
             return [File("/etc/resolv.conf", file.read())]
@@ -64,8 +107,31 @@ def _resolver() -> list[Step]:
 
 
 def _working_directory(cwd: str, before: list[Step]) -> list[Step]:
+    """Nothing where a step shows it, or something else in its place (Apptainer issue 4587)."""
     if not cwd or cwd in _NEVER_CWD or cwd.startswith(("/proc/", "/sys/", "/dev/")):
         return []
-    shown = [step.source.rstrip("/") for step in before if isinstance(step, Bind) and step.source == step.destination]
-    visible = any(f"{cwd}/".startswith(f"{path}/") for path in shown)
-    return [] if visible else [Bind(cwd, cwd, optional=True)]
+    covered = any(_inside(cwd, step.destination) for step in before)
+    return [] if covered else [Bind(cwd, cwd, optional=True)]
+
+
+def _with_points(done: list[Step]) -> list[Step]:
+    """Every mount point that lies in a bind is made there, of the host, as Apptainer does: nothing else could be."""
+    points: dict[int, list[tuple[str, bool]]] = {}
+    for number, step in enumerate(done):
+        around = [at for at in range(number) if _inside(step.destination, done[at].destination)]
+        outer = done[around[-1]] if around else None
+        if isinstance(outer, Bind) and not outer.devices and outer.destination != step.destination:
+            path = step.destination[len(outer.destination) :].strip("/")
+            points.setdefault(around[-1], []).append((path, step.is_directory()))
+    return [
+        step._replace(points=tuple(points[number])) if isinstance(step, Bind) and number in points else step
+        for number, step in enumerate(done)
+    ]
+
+
+def _depth(step: Step) -> int:
+    return step.destination.rstrip("/").count("/")
+
+
+def _inside(path: str, place: str) -> bool:
+    return f"{path}/".startswith(f"{place.rstrip('/')}/")

@@ -40,6 +40,12 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags))
 
 
+def sethostname(name: str) -> None:
+    """sethostname(2), of the UTS namespace."""
+    text = os.fsencode(name)
+    _check(_libc.sethostname(text, ctypes.c_size_t(len(text))))
+
+
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2). With "." twice the old root lies under the new one, to be unmounted there."""
     number = _SYS_PIVOT_ROOT[os.uname().machine]

@@ -10,10 +10,12 @@ from overlay.failure import USAGE, Failure
 from overlay.layer import Directory, Overlay, Stack
 from sifkit.runtime import defaults, environ, foreign
 from sifkit.runtime.identity import Identity
+from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
     from overlay.revision import Revision
-    from sifkit.runtime.request import Layers, OnBase, Request
+    from sifkit.runtime.data_image import DataImage
+    from sifkit.runtime.request import Layers, Namespaces, OnBase, Request
     from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
@@ -29,7 +31,8 @@ class Plan(NamedTuple):
 
     ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
     no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "". ``on_base``: what
-    of our own may be put on it. ``revision``: of the repository that it lies in.
+    of our own may be put on it. ``revision``: of the repository that it lies in. ``images``: those of which a step
+    shows something.
     """
 
     verb: str
@@ -48,6 +51,8 @@ class Plan(NamedTuple):
     cwd_required: bool
     create_dirs: tuple[str, ...]
     umask: int
+    namespaces: Namespaces
+    images: tuple[DataImage, ...]
     wait: bool
 
 
@@ -57,10 +62,11 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
     _check(request.image, layers)
     if request.cwd and not os.path.isabs(request.cwd):
         raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
-    home = who.home if os.path.isabs(who.home) else "/"
+    home = request.mounts.home.destination or (who.home if os.path.isabs(who.home) else "/")
+    who = who._replace(home=home)
     cwd = _host_cwd()
     writable_root = privileged and (layers.in_place or layers.upper is not None)
-    steps = defaults.steps(who, home, cwd, request, accounts=not writable_root)
+    steps = defaults.steps(who, cwd, request, accounts=not writable_root)
     base = layers.base.path if isinstance(layers.base, Directory) else ""
     return Plan(
         verb=request.verb,
@@ -74,11 +80,15 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         revision=revision.of(base) if base else None,
         commands=commands(request),
         app=_app(request.app),
-        environment=environ.build(host, request.image, request.verb, home, request.variables, "", request.app),
+        environment=environ.build(
+            host, request.image, request.verb, home, request.variables, request.mounts.shown, request.app
+        ),
         cwds=_cwds(request, home, cwd),
         cwd_required=bool(request.cwd),
         create_dirs=layers.create_dirs,
-        umask=_umask(),
+        umask=_umask() if request.umask is None else request.umask,
+        namespaces=request.namespaces,
+        images=_images(request),
         wait=request.wait,
     )
 
@@ -143,8 +153,16 @@ def _host_cwd() -> str:
 def _cwds(request: Request, home: str, cwd: str) -> tuple[str, ...]:
     if request.cwd:
         return (request.cwd,)
-    fallback = (home, "/") if request.mounts.home else ("/",)
+    fallback = (home, "/") if request.mounts.home.shown else ("/",)
     return fallback if request.mounts.contain or not cwd else (cwd, *fallback)
+
+
+def _images(request: Request) -> tuple[DataImage, ...]:
+    if all(isinstance(entry, Bind) for entry in request.mounts.binds):
+        return ()
+    from sifkit.runtime.data_image import DataImage
+
+    return tuple(entry for entry in request.mounts.binds if isinstance(entry, DataImage))
 
 
 def _umask() -> int:

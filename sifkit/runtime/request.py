@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.layer import Lower, Writable
 from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
+
+if TYPE_CHECKING:
+    from sifkit.runtime.data_image import DataImage
 
 
 class OnBase(NamedTuple):
@@ -46,22 +49,42 @@ class Variables(NamedTuple):
     dropped: tuple[str, ...] = ()
 
 
-class Mounts(NamedTuple):
-    """What of the host is seen. ``contain``: a minimal /dev, and nothing of its temporary directories and home."""
+class Home(NamedTuple):
+    """``shown``: whether it is. ``source``: of the host, and ``destination`` when they are not the account's."""
 
-    binds: tuple[Bind, ...] = ()
+    shown: bool = True
+    source: str = ""
+    destination: str = ""
+
+
+class Mounts(NamedTuple):
+    """What of the host is seen. ``contain``: a minimal /dev, and nothing of its temporary directories and home.
+
+    ``scratch``: empty directories. ``workdir``: host directory that holds them and what ``contain`` makes empty, ""
+    for memory. ``without``: what is left out, by name or path. ``dns``: addresses. ``shown``: as APPTAINER_BIND has it.
+    """
+
+    binds: tuple[Bind | DataImage, ...] = ()
     contain: bool = False
-    home: bool = True
+    home: Home = Home()
+    scratch: tuple[str, ...] = ()
+    workdir: str = ""
+    without: frozenset[str] = frozenset()
+    dns: tuple[str, ...] = ()
+    shown: str = ""
 
 
 class Namespaces(NamedTuple):
-    """What the container does not share with the host, besides its mounts."""
+    """What the container does not share with the host, besides its mounts. ``hostname``: its own, "" for the host's."""
+
+    hostname: str = ""
 
 
 class Request(NamedTuple):
     """A run. ``args``: of the verb. ``shell``: the program for ``shell``, "" for the usual.
 
     ``app``: the SCIF app that is meant, "" for the image. ``wait``: at the end, for processes left behind.
+    ``umask``: of the payload; None for the caller's.
     """
 
     verb: str
@@ -75,3 +98,4 @@ class Request(NamedTuple):
     shell: str = ""
     app: str = ""
     wait: bool = False
+    umask: int | None = None

@@ -41,7 +41,8 @@ class Bind(NamedTuple):
     """Host path ``source`` at ``destination``, with all that is mounted below it.
 
     ``devices``: device nodes work there. ``exact``: left out where the image's links lead elsewhere (/var/tmp
-    that is /tmp would otherwise cover what is mounted there).
+    that is /tmp would otherwise cover what is mounted there). ``made``: mode of ``source``, which is made when it is
+    missing. ``points``: mount points of other steps, made in it: path below it, and whether it is a directory.
     """
 
     source: str
@@ -50,23 +51,48 @@ class Bind(NamedTuple):
     optional: bool = False
     devices: bool = False
     exact: bool = False
+    made: int = 0
+    points: tuple[tuple[str, bool], ...] = ()
 
     def is_directory(self) -> bool:
-        return os.path.isdir(self.source)
+        return bool(self.made) or os.path.isdir(self.source)
 
     def describe(self) -> str:
-        how = [word for word, on in (("read-only", self.readonly), ("if possible", self.optional)) if on]
+        missing = [path for path, _ in self.points if not os.path.lexists(f"{self.source}/{path}")]
+        notes = (
+            ("read-only", self.readonly),
+            ("if possible", self.optional),
+            ("made if missing", self.made),
+            (f"for mounting, {', '.join(missing)} is made in it", missing),
+        )
+        how = [word for word, on in notes if on]
         return f"bind  {self.source} -> {self.destination}" + (f"  ({', '.join(how)})" if how else "")
 
     def apply(self, root: Root) -> None:
         attributes = linux.MOUNT_ATTR_NOSUID
         attributes |= 0 if self.devices else linux.MOUNT_ATTR_NODEV
         attributes |= linux.MOUNT_ATTR_RDONLY if self.readonly else 0
+        if self.made or self.points:
+            self._prepare()
         directory = self.is_directory()
         with Target(root, self.destination, directory) as target:
             if self.exact and os.readlink(target) != inroot.within(root.top, self.destination):
                 raise OSError(errno.EXDEV, "the image links it to another place", self.destination)
             bindmount.bind(self.source, target, attributes, recursive=True)
+
+    def _prepare(self) -> None:
+        if self.made and not os.path.isdir(self.source):
+            os.makedirs(os.path.dirname(self.source), 0o750, exist_ok=True)
+            os.mkdir(self.source)
+            os.chmod(self.source, self.made)
+        for path, directory in self.points:
+            top = os.open(self.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.close(inroot.create(top, path, directory))
+            except OSError:  # mounting there will say that it is missing
+                continue
+            finally:
+                os.close(top)
 
 
 class Memory(NamedTuple):

@@ -136,37 +136,6 @@ def test_a_base_that_lacks_every_directory_works(sifkit: Program, bare: Path, op
     assert sorted(bare.rglob("*")) == before
 
 
-# -- binds -----------------------------------------------------------------------------------------
-
-
-def test_a_bind_can_be_written_and_one_with_ro_cannot(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
-    (tmp_path / "shown").mkdir()
-    words = ["--bind", f"{tmp_path}/shown:/data", "--bind", f"{tmp_path}/shown:/opt/deep/read:ro"]
-    script = "echo kept > /data/file && cat /opt/deep/read/file && ! touch /opt/deep/read/file /opt/deep/read/new"
-    assert sifkit.ok("exec", *words, str(rootfs), "sh", "-c", script) == "kept\n"
-    assert os.listdir(tmp_path / "shown") == ["file"]
-
-
-def test_read_only_holds_for_what_is_mounted_below(sifkit: Program, rootfs: Path) -> None:
-    """/dev/shm is a file system of its own on every host."""
-    name = f"sifkit-test-{os.getpid()}"
-    script = f"touch /host/shm/{name}; echo $?; ! test -e /host/shm/{name}"
-    done = sifkit("exec", "--bind", "/dev:/host:ro", str(rootfs), "sh", "-c", script)
-    assert (done.returncode, done.stdout) == (0, "1\n")
-    assert "Read-only file system" in done.stderr
-
-
-def test_a_file_can_be_bound_and_a_later_bind_covers_a_shallower(
-    sifkit: Program, rootfs: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a/inner").mkdir(parents=True)
-    (tmp_path / "file").write_text("file")
-    words = ["-B", f"{tmp_path}/file:/data/inner/file", "-B", f"{tmp_path}/a:/data", "-B", f"{tmp_path}/file:/etc/motd"]
-    (tmp_path / "a/inner/file").write_text("hidden")
-    assert sifkit.ok("exec", *words, str(rootfs), "cat", "/data/inner/file", "/etc/motd") == "filefile"
-    assert (tmp_path / "a/inner/file").read_text() == "hidden"
-
-
 # -- who it is, and what the host knows ------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from overlay.layer import Directory, Overlay, SquashImage, Tmpfs
 from overlay.section import Section
 from sifkit.runtime import memory, plan
 from sifkit.runtime.identity import Identity
-from sifkit.runtime.request import Layers, Mounts, Request
+from sifkit.runtime.request import Home, Layers, Mounts, Request
 from sifkit.runtime.steps import Bind, Memory
 
 ME = Identity(54321, 54321, (54321,), "me", "/home/me", "/bin/sh")
@@ -47,7 +47,7 @@ def test_binds_come_shallow_first_and_after_everything_else(tmp_path: Path) -> N
 
 
 def test_no_home_leaves_it_out(tmp_path: Path) -> None:
-    assert "/home/me" not in destinations(build(tmp_path, mounts=Mounts(home=False, contain=True)))
+    assert "/home/me" not in destinations(build(tmp_path, mounts=Mounts(home=Home(False), contain=True)))
 
 
 def test_the_commands_of_each_verb(tmp_path: Path) -> None:
