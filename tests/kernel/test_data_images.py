@@ -63,9 +63,9 @@ def test_links_of_an_image_stay_in_it(sifkit: Program, rootfs: Path, squash: Pat
 
 @needs("fuse2fs")
 def test_an_ext3_image_takes_writes(sifkit: Program, rootfs: Path, ext3: Path) -> None:
-    """7.5 ext3 write 0, ro write 1."""
-    sifkit.ok("exec", "-B", f"{ext3}:/d:image-src=/", str(rootfs), "sh", "-c", "cat /d/file && echo new > /d/new")
-    script = "cat /d/new && ! touch /d/other"
+    """7.5 ext3 write 0, ro write 1. Whose its directories are decides where."""
+    sifkit.ok("exec", "-B", f"{ext3}:/d:image-src=/", str(rootfs), "sh", "-c", "cat /d/file && echo new > /d/sub/new")
+    script = "cat /d/sub/new && ! touch /d/sub/other"
     assert sifkit.ok("exec", "-B", f"{ext3}:/d:image-src=/,ro", str(rootfs), "sh", "-c", script) == "new\n"
 
 
