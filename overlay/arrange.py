@@ -106,8 +106,14 @@ def _place(layer: Lower | Overlay | ExtOverlay) -> tuple[str, int]:
 
 def _take(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:
     if os.path.isdir(spec.source):
+        if spec.mode == "fuse":
+            raise _only_images(spec)
         return _directory(spec)
     return _image(spec, open_sif)
+
+
+def _only_images(spec: LayerSpec) -> Failure:
+    return Failure(f"{spec.source}:fuse", "only an ext3 overlay can be written through FUSE", "use :rw", USAGE)
 
 
 def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:
@@ -123,6 +129,8 @@ def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Take
     if found.problem:
         raise Failure(f"cannot use the overlay {spec.source}", found.problem)
     if found.kind is probe.Kind.SQUASHFS:
+        if spec.mode == "fuse":
+            raise _only_images(spec)
         if spec.mode == "rw":
             raise Failure(f"{spec.source}:rw cannot be had", "a squashfs image is read-only by nature", "use :ro")
         return _Taken((SquashImage(found.section),))
@@ -146,9 +154,10 @@ def _to_make(source: str) -> str:
 def _ext(spec: LayerSpec, found: Probe) -> _Taken:
     note = f"{spec.source}: {'; '.join(found.notes)}" if found.notes else ""
     if spec.mode != "ro" and os.access(spec.source, os.W_OK):
-        return _Taken(upper=ExtOverlay(found.section), warnings=(note,))
-    if spec.mode == "rw":
-        raise Failure(f"{spec.source}:rw cannot be had", "you may not write in this file", "use :ro, or a copy of it")
+        return _Taken(upper=ExtOverlay(found.section, fuse=spec.mode == "fuse"), warnings=(note,))
+    if spec.mode in ("rw", "fuse"):
+        brief = f"{spec.source}:{spec.mode} cannot be had"
+        raise Failure(brief, "you may not write in this file", "use :ro, or a copy of it")
     from overlay import image
 
     layer = ExtImage(found.section, image.top_directory(found.section))

@@ -9,7 +9,7 @@ from overlay.failure import Failure
 from overlay.features import Features
 from overlay.layer import ExtOverlay, Overlay, Stack, Tmpfs
 
-Name = Literal["bind", "kernel", "fuse-overlayfs"]
+Name = Literal["bind", "kernel", "staged", "fuse-overlayfs"]
 Points = Literal["none", "optional", "needed"]
 Layer = Literal["", "metadata", "directory"]
 
@@ -18,9 +18,12 @@ WAYS = ("metadata", "directory", "squash", "plain")
 
 # File systems that are known to serve as an upper. Others are not tried: unknown network file systems have
 # crashed kernels under overlayfs.
-_KNOWN_UPPERS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
+KNOWN_UPPERS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs", "zfs"})
 # Those that nearly everybody has, by their number: reading the table of mounts costs a start a millisecond.
 _NUMBERS = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs"}
+
+# What SIFKIT_OVERLAY_DRIVER may hold; the last two are about ext3 overlays alone.
+_FORCED = ("", "auto", "kernel", "fuse-overlayfs", "staged", "fuse")
 
 FORCE = "SIFKIT_OVERLAY_DRIVER"
 
@@ -33,7 +36,9 @@ class Situation(NamedTuple):
     ``upper_fstype``: file system of the upper directory. ``upper_xattr``: it takes user xattrs.
     ``fuse_overlayfs``: the program is there. ``foreign``: how to write over a foreign base, `auto` or one of `WAYS`.
     ``layer``: put a metadata layer on the base, though nobody else's is written ("" for no; else what to say of it).
-    ``impossible``: layers that turned out not to be had. ``forced``: value of SIFKIT_OVERLAY_DRIVER.
+    ``impossible``: layers that turned out not to be had. ``session_root``: where the session of an ext3 overlay would
+    lie, "" when nowhere, and ``not_staged``: why such an overlay cannot be staged. ``lower``: how its content would be
+    read meanwhile. ``forced``: value of SIFKIT_OVERLAY_DRIVER.
     """
 
     privileged: bool
@@ -45,6 +50,9 @@ class Situation(NamedTuple):
     foreign: str = "auto"
     layer: str = ""
     impossible: tuple[str, ...] = ()
+    session_root: str = ""
+    not_staged: str = ""
+    lower: str = ""
     forced: str = ""
 
 
@@ -60,6 +68,11 @@ class Decision(NamedTuple):
     squash: bool = False
     warning: str = ""
     layer: Layer = ""
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether the kernel's overlayfs is mounted: ``kernel``, and ``staged``, which is that over a session."""
+        return self.driver in ("kernel", "staged")
 
 
 def file_system(path: str) -> str:
@@ -83,8 +96,9 @@ def choose(stack: Stack, features: Features, situation: Situation) -> Decision:
 
 
 def _choose(stack: Stack, features: Features, situation: Situation) -> Decision:
-    if situation.forced not in ("", "auto", "kernel", "fuse-overlayfs"):
-        raise Failure(f"{FORCE}={situation.forced} is not known", "it may be auto, kernel or fuse-overlayfs")
+    if situation.forced not in _FORCED:
+        cause = f"it may be {', '.join(_FORCED[1:-1])} or {_FORCED[-1]}"
+        raise Failure(f"{FORCE}={situation.forced} is not known", cause)
     if len(stack.lowers) + 2 > mount.MOST_LAYERS:
         raise Failure(
             f"{len(stack.lowers)} overlays are too many",
@@ -103,7 +117,7 @@ def _choose(stack: Stack, features: Features, situation: Situation) -> Decision:
     if situation.forced == "fuse-overlayfs":
         return _fuse(fuse_possible, f"{FORCE} asks for it", squash=bool(situation.foreign_base))
     if isinstance(stack.upper, ExtOverlay) and not (features.loop and features.overlay):
-        return _into_image(situation, fuse_possible)
+        return _into_image(stack, stack.upper, features, situation, fuse_possible)
     if stack.upper is not None and situation.foreign_base and not situation.privileged:
         return _foreign(stack, features, situation, fuse_possible)
     found = _ordinary(stack, features, situation, fuse_possible)
@@ -135,18 +149,33 @@ def _kernel_refusal(stack: Stack, features: Features, situation: Situation) -> s
         return f"kernel overlayfs cannot be mounted here ({features.why_not})"
     if not isinstance(stack.upper, Overlay):
         return ""
-    if situation.upper_fstype not in _KNOWN_UPPERS:
+    if situation.upper_fstype not in KNOWN_UPPERS:
         return f"{stack.upper.path} lies on {situation.upper_fstype or 'an unknown file system'}, not known to be safe"
     if not situation.upper_xattr:
         return f"the {situation.upper_fstype} below {stack.upper.path} takes no user xattrs"
     return ""
 
 
-def _into_image(situation: Situation, fuse_possible: bool) -> Decision:
-    reason = "without root an image is written through fuse2fs, which kernel overlayfs does not take as upper"
-    if situation.forced == "kernel":
-        raise Failure(f"{FORCE}=kernel cannot be had", reason, "leave the variable unset, or use a directory overlay")
-    return _fuse(fuse_possible, reason, squash=not situation.privileged)
+def _into_image(
+    stack: Stack, upper: ExtOverlay, features: Features, situation: Situation, fuse_possible: bool
+) -> Decision:
+    """Staged, as a directory overlay whose upper is the session's; in place through FUSE where that cannot be."""
+    if upper.fuse or situation.forced == "fuse":
+        why = ":fuse" if upper.fuse else f"{FORCE}=fuse"
+        return _fuse(fuse_possible, f"{why} asks for it", squash=not situation.privileged)
+    refusal = situation.not_staged
+    if not refusal:
+        as_directory = stack._replace(upper=Overlay(situation.session_root))
+        forced = "kernel" if situation.forced == "kernel" else ""
+        found = choose(as_directory, features, situation._replace(forced=forced))
+        if found.driver == "kernel":
+            reason = f"changes go into the image at the end; until then they lie in {situation.session_root}"
+            return found._replace(driver="staged", reason=f"{reason}; {situation.lower} ({found.reason})")
+        refusal = found.reason
+    if situation.forced in ("kernel", "staged"):
+        hint = "leave the variable unset, or use a directory overlay"
+        raise Failure(f"{FORCE}={situation.forced} cannot be had", refusal, hint)
+    return _fuse(fuse_possible, f"not staged: {refusal}", squash=not situation.privileged)
 
 
 def _kernel(features: Features, reason: str, warning: str = "") -> Decision:

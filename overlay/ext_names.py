@@ -8,33 +8,17 @@ from typing import Final
 
 from overlay import ext_inode, ext_map, extread_inode, extread_xattr
 from overlay.ext_directory import Directory
+from overlay.ext_fit import refusal
 from overlay.ext_inode import FLAG_INDEX, Body
 from overlay.ext_volume import Volume
 from overlay.extread_inode import Inode
 from overlay.section import Section
-from overlay.superblock import ExtError, Superblock
+from overlay.superblock import ExtError
 
 _DIR_INDEX: Final = 0x20
 _FILETYPE: Final = 0x2
 _UNSIGNED_HASH: Final = 0x2
 _HASH_VERSION_AT, _HASH_SEED_AT, _FLAGS_AT = 252, 236, 352  # in the superblock
-_WRITABLE_INCOMPAT: Final = 0x2 | 0x10
-_WRITABLE_RO: Final = 0x1 | 0x2 | 0x4
-_NO_COMPAT: Final = 0x200 | 0x400 | 0x1000  # sparse_super2, fast_commit, orphan_file
-
-
-def refusal(sb: Superblock) -> str:
-    """Why `Writer` does not write into a file system like this; empty when it does."""
-    strange = sb._replace(
-        compat=sb.compat & _NO_COMPAT,
-        incompat=sb.incompat & ~_WRITABLE_INCOMPAT,
-        ro_compat=sb.ro_compat & ~_WRITABLE_RO,
-    )
-    if sb.needs_recovery:
-        return "its journal holds writes to replay"
-    if strange.features:
-        return f"it has features that ext3 lacks: {', '.join(strange.features)}"
-    return "" if sb.clean else "it was not left clean"
 
 
 class Names:

@@ -21,9 +21,9 @@ from typing import Final, Self
 
 from overlay import ext_data, ext_inode, ext_xattr
 from overlay.ext_directory import Directory, kind_of
+from overlay.ext_fit import refusal as refusal
 from overlay.ext_inode import NOTHING, Attributes, Body
 from overlay.ext_names import Names
-from overlay.ext_names import refusal as refusal
 from overlay.ext_volume import Volume
 from overlay.extread_inode import Inode
 from overlay.superblock import ExtError

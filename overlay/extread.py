@@ -103,7 +103,7 @@ class ExtReader:
         if not 1 <= number <= sb.inodes:
             raise ExtError(f"there is no inode {number}")
         group, index = divmod(number - 1, sb.inodes_per_group)
-        at = self._table(group) * sb.block_size + index * sb.inode_size
+        at = self.table(group) * sb.block_size + index * sb.inode_size
         chunk, into = divmod(at, _TABLE_CHUNK)
         data = self._chunks.get(chunk)
         if data is None:
@@ -113,7 +113,7 @@ class ExtReader:
             data = self._chunks[chunk] = self._read(chunk * _TABLE_CHUNK, length)
         return extread_inode.parse(number, data[into : into + sb.inode_size])
 
-    def _table(self, group: int) -> int:
+    def table(self, group: int) -> int:
         """The first block of a group's inode table."""
         if group not in self._tables:
             sb = self.superblock

@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from overlay import flatjson
 
 _LONGEST_COMMAND: Final = 200
 _LARGEST_RECORD: Final = 4096
@@ -45,13 +47,13 @@ class Holder(NamedTuple):
     @property
     def alive(self) -> bool | None:
         """Whether that very process still lives; None when it cannot be told from here (another host)."""
-        if self.host != os.uname().nodename:
+        if self.host != host():
             return None
         if self.boot_id != boot_id():
             return False
         if self.pid_namespace != _pid_namespace():
             return None
-        return self.started != 0 and _started(self.pid) == self.started
+        return self.started != 0 and started(self.pid) == self.started
 
     def describe(self) -> str:
         """``pid 4711 on node7 (job 99) since 2026-01-31 10:00:00: sifkit exec ...``"""
@@ -61,9 +63,14 @@ class Holder(NamedTuple):
         return f"pid {self.pid} on {self.host}{job}{when}: {command}"
 
 
+def host() -> str:
+    """This host's name. ``SIFKIT_DEBUG_HOST`` makes it another one, with a boot of its own."""
+    return os.environ.get("SIFKIT_DEBUG_HOST") or os.uname().nodename
+
+
 def boot_id() -> str:
     """This boot of this host (random(4)); empty where /proc does not tell."""
-    return _text("/proc/sys/kernel/random/boot_id")
+    return os.environ.get("SIFKIT_DEBUG_HOST") or _text("/proc/sys/kernel/random/boot_id")
 
 
 def myself(path: str, exclusive: bool) -> Holder:
@@ -71,13 +78,9 @@ def myself(path: str, exclusive: bool) -> Holder:
     pid = os.getpid()
     job = next((os.environ[name] for name in _JOB_VARIABLES if name in os.environ), "")
     return Holder(
-        os.path.abspath(path), exclusive, os.uname().nodename, pid, _command(pid), time.time(),
-        boot_id(), _pid_namespace(), _started(pid), job,
+        os.path.abspath(path), exclusive, host(), pid, _command(pid), time.time(),
+        boot_id(), _pid_namespace(), started(pid), job,
     )  # fmt: skip
-
-
-def _raw(character: str) -> bool:
-    return character > "\uffff" or (character.isprintable() and character not in '"\\')
 
 
 def _text(path: str) -> str:
@@ -92,7 +95,7 @@ def _command(pid: int) -> str:
     return _text(f"/proc/{pid}/cmdline").replace("\0", " ").strip()[:_LONGEST_COMMAND]
 
 
-def _started(pid: int) -> int:
+def started(pid: int) -> int:
     """Field 22 of /proc/PID/stat (proc(5)): ticks after boot; 0 when there is no such process."""
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else 0
@@ -107,29 +110,15 @@ def _pid_namespace() -> str:
 
 def encode(holder: Holder) -> bytes:
     """``holder`` as one JSON object."""
-    return json_object(holder._asdict())
-
-
-def json_object(fields: Mapping[str, str | float]) -> bytes:
-    """A JSON object. By hand: the json module is a tenth of the time of a start."""
-    return ("{" + ", ".join(f'"{name}": {_json(value)}' for name, value in fields.items()) + "}").encode()
-
-
-def _json(value: str | float) -> str:
-    if isinstance(value, str):
-        plain = (c if _raw(c) else f"\\u{ord(c):04x}" for c in value)
-        return '"' + "".join(plain) + '"'
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+    return flatjson.encode(holder._asdict())
 
 
 def decode(data: bytes) -> Holder | None:
     """The record in ``data``; None when it is none (anybody can write there)."""
-    import json
-
     try:
-        fields: Any = json.loads(data)
+        fields = flatjson.decode(data)
         holder = Holder(**{name: fields[name] for name in Holder._fields if name in fields})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError):
         return None
     texts = (holder.path, holder.host, holder.command, holder.boot_id, holder.pid_namespace, holder.job)
     numbers = (holder.pid, holder.started, holder.since)
@@ -187,7 +176,7 @@ def records(key: Key | None = None, path: str = "") -> Iterator[Holder]:
 
     Another host numbers its devices in its own way: its records are told by inode, offset and ``path``.
     """
-    here = os.uname().nodename
+    here = host()
     prefix = f"{key.device:x}-" if key else ""
     rest = f"-{key.inode}-{key.offset}-" if key else ""
     for directory in _directories():
@@ -238,5 +227,4 @@ def _locks(fdinfo: str, inode: int, offset: int) -> str:
 
 def _seen(pid: int, link: str, exclusive: bool) -> Holder:
     path = os.readlink(link)
-    host, command = os.uname().nodename, _command(pid)
-    return Holder(path, exclusive, host, pid, command, 0.0, boot_id(), _pid_namespace(), _started(pid))
+    return Holder(path, exclusive, host(), pid, _command(pid), 0.0, boot_id(), _pid_namespace(), started(pid))

@@ -68,11 +68,13 @@ class Overlay(NamedTuple):
 class ExtOverlay(NamedTuple):
     """The writable ext3 overlay in ``section``, with ``upper/`` and ``work/`` in it.
 
-    ``required``: the user asked to write into it; else it is read when others read it at the time.
+    ``required``: the user asked to write into it; else it is read when others read it at the time. ``fuse``: the user
+    wants it written in place, through FUSE.
     """
 
     section: Section
     required: bool = True
+    fuse: bool = False
 
     @property
     def path(self) -> str:

@@ -88,7 +88,7 @@ _PROTOTYPES: Final[dict[str, tuple[Any, list[Any]]]] = {
 _loaded: list[ctypes.CDLL] = []
 
 
-def _library() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
     """The library, loaded once. Raises `Failure` when this host has none that is fit."""
     if not _loaded:
         try:
@@ -108,12 +108,12 @@ def _library() -> ctypes.CDLL:
 
 
 def _manager(name: str) -> c_void_p:
-    return c_void_p.in_dll(_library(), name)
+    return c_void_p.in_dll(load(), name)
 
 
 def _demand(function: str, code: int, path: str) -> None:
     if code:
-        text = _library().error_message(code) or b"unknown error"
+        text = load().error_message(code) or b"unknown error"
         raise Ext2Error(function, code, text.decode("utf-8", "replace"), path)
 
 
@@ -121,7 +121,7 @@ def _open(section: Section, flags: int, manager: str, options: str = "") -> Any:
     """ext2fs_open2. Options are always given, for without them a ``?`` in the path would begin some."""
     fs = _FS()
     several = "&".join(filter(None, [f"offset={section.offset}" if section.offset else "", options]))
-    code = _library().ext2fs_open2(
+    code = load().ext2fs_open2(
         os.fsencode(section.path), several.encode(), flags | _64BITS, 0, 0, _manager(manager), byref(fs)
     )
     _demand("ext2fs_open2", code, section.path)
@@ -137,7 +137,7 @@ class Filesystem:
     def __init__(self, section: Section, known: superblock.Superblock, raw: bytes) -> None:
         """``known``, ``raw``: the superblock as we read it. Raises Ext2Error, Failure."""
         self._path = section.path
-        self._c = _library()
+        self._c = load()
         self._fs = _open(section, _RW, "unix_io_manager")
         try:
             head = self._fs.contents
@@ -244,7 +244,7 @@ def undo_log(section: Section, path: str, block_size: int) -> Iterator[Callable[
     complete before anything changes, and the blocks exist in a sparse image before a rollback needs them. The
     log is whole when the context ends without an error.
     """
-    c = _library()
+    c = load()
     _demand("set_undo_io_backing_manager", c.set_undo_io_backing_manager(_manager("unix_io_manager")), path)
     _demand("set_undo_io_backup_file", c.set_undo_io_backup_file(os.fsencode(path)), path)
     fs = _open(section, _RW, "undo_io_manager", f"tdb_data_size={block_size}")

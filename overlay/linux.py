@@ -20,6 +20,7 @@ MNT_DETACH = 2
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
+_RENAME_WHITEOUT = 4
 
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
@@ -125,6 +126,11 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     """openat2(2). Linux 5.6; ENOSYS before, and EPERM under old seccomp filters."""
     packed = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     return _check(_syscall(_SYS_OPENAT2, directory, _text(path), packed, len(packed)), path)
+
+
+def rename_whiteout(old: str, new: str) -> None:
+    """renameat2(2) RENAME_WHITEOUT: ``new`` is what ``old`` was, which becomes a character device 0:0."""
+    _check(_libc.renameat2(_AT_FDCWD, _text(old), _AT_FDCWD, _text(new), _RENAME_WHITEOUT), old)
 
 
 def die_with_parent(signal: int) -> None:

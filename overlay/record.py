@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from overlay import holder
+from overlay import flatjson
 
 if TYPE_CHECKING:
     from overlay.tree import Tree
@@ -30,7 +30,7 @@ def read(whole: Tree) -> dict[str, Any]:
 
 def updated(old: bytes, base: str) -> bytes:
     """The record ``old`` (empty: none yet) with this base, as it is to be written; ``old`` itself if it says so."""
-    new = holder.json_object({"base": base}) + b"\n"  # by hand, as a start must not load json
+    new = flatjson.encode({"base": base}) + b"\n"  # by hand, as a start must not load json
     if old in (b"", new):
         return new
     import json

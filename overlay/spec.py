@@ -1,7 +1,7 @@
-"""What a user wrote after ``--overlay``, as records: ``SRC[:ro|:rw]``.
+"""What a user wrote after ``--overlay``, as records: ``SRC[:ro|:rw|:fuse]``.
 
 Rules, in this order. A path that exists is taken whole, whatever it holds. ``\\:`` and ``\\,`` stand for the
-characters themselves. A last ``:suffix`` is the mode, and anything but ``ro`` and ``rw`` is an error. A
+characters themselves. A last ``:suffix`` is the mode, and anything but ``ro``, ``rw`` and ``fuse`` is an error. A
 comma separates only where every part names something that exists (Apptainer splits at every comma).
 """
 
@@ -13,13 +13,16 @@ from typing import Literal, NamedTuple
 
 from overlay.failure import USAGE, Failure
 
-Mode = Literal["auto", "ro", "rw"]
+Mode = Literal["auto", "ro", "rw", "fuse"]
 
 _SUFFIX = r"(?<!\\):([^:/]*)$"  # compiled when needed: that costs more than a look at the path
 
 
 class LayerSpec(NamedTuple):
-    """``source``: a path as the user meant it. ``mode``: what was asked, ``auto`` when nothing was."""
+    """``source``: a path as the user meant it. ``mode``: what was asked, ``auto`` when nothing was.
+
+    ``fuse`` is ``rw`` of an ext3 overlay, written in place and not staged.
+    """
 
     source: str
     mode: Mode
@@ -50,9 +53,11 @@ def _one(text: str) -> LayerSpec:
         return LayerSpec(_taken(source), "ro")
     if suffix == "rw":
         return LayerSpec(_taken(source), "rw")
+    if suffix == "fuse":
+        return LayerSpec(_taken(source), "fuse")
     raise Failure(
         f"--overlay {text}: the suffix ':{suffix}' is not known",
-        "only ':ro' (read-only) and ':rw' (writable) may follow the path",
+        "only ':ro' (read-only), ':rw' (writable) and ':fuse' (written through FUSE) may follow the path",
         "write '\\:' for a colon that belongs to the path",
         USAGE,
     )

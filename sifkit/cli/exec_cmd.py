@@ -18,6 +18,8 @@ from sifkit.runtime import container, environ, identity, plan, userns
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from overlay.section import Section
+
 
 def _command(function: Callable[[Given], int], *parameters: click.Parameter) -> click.Command:
     """``function`` as a command with the options of every run."""
@@ -100,7 +102,14 @@ def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
 
         show_plan.show(made, container.dry_run(made), bool(given["json"]))
         return 0
-    return container.run(made, CONSOLE, given["wait_lock"] or 0.0)
+    return container.run(made, CONSOLE, given["wait_lock"] or 0.0, _enlarge)
+
+
+def _enlarge(section: Section, size: int) -> Section:
+    """Let an ext3 overlay grow that takes the writes of a run and does not hold them."""
+    from sifkit.image import resize
+
+    return resize.enlarge(section, size)
 
 
 def _apply(settings: config.Config) -> None:

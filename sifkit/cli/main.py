@@ -24,7 +24,10 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("run", "exec_cmd", "Run what the image was made to run"),
         ("test", "exec_cmd", "Run the test that came with the image"),
     ),
-    "Keep and see changes": (("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),),
+    "Keep and see changes": (
+        ("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),
+        ("session", "session_cmd", "Changes of runs that are not in their overlay yet"),
+    ),
     "Work on image files": (("sif", "sif_cmd", "List, check and edit the objects of a SIF image"),),
     "See what an image is": (
         ("inspect", "inspect_cmd", "Labels, environment, scripts and definition of an image"),

@@ -15,7 +15,7 @@ OPTIONS = (
         ("-o", "--overlay"),
         "Stack SRC on the image: a directory, an ext3 or a squashfs file. Repeatable; later is higher, a writable one "
         "is on top.",
-        "SRC[:ro|:rw]", many=True, twins=("OVERLAY", "OVERLAYIMAGE"),
+        "SRC[:ro|:rw|:fuse]", many=True, twins=("OVERLAY", "OVERLAYIMAGE"),
     ),
     Spec(("--writable-tmpfs",), "Take writes in memory and throw them away at the end."),
     Spec(
@@ -29,6 +29,17 @@ OPTIONS = (
         "Do not write into the overlay inside a SIF, which otherwise takes the writes when nothing else does.",
     ),
     Spec(("--create-dir",), "Make DIR in the writable overlay, owned by you. Repeatable.", "DIR", many=True, twins=()),
+    Spec(
+        ("--session-dir",),
+        "Keep what changes in an ext3 overlay in DIR until it is written into it, at the end.",
+        "DIR", twins=(),
+    ),
+    Spec(("--no-grow",), "Do not let an ext3 overlay grow when the changes do not fit.", twins=()),
+    Spec(
+        ("--max-size",),
+        "Let an ext3 overlay grow to SIZE at the most (default: by half of what is free on its file system).",
+        "SIZE", twins=(),
+    ),
     Spec(
         ("--unsquash",),
         "Unpack the image once into the cache and run from there; done by itself where FUSE is missing.",

@@ -13,7 +13,7 @@ from overlay.layer import Arranged, Directory, SquashImage, Tmpfs
 from sifkit.cli import config, options
 from sifkit.cli.console import CONSOLE
 from sifkit.runtime import userns
-from sifkit.runtime.request import Layers, OnBase
+from sifkit.runtime.request import Layers, OnBase, Staging
 
 if TYPE_CHECKING:
     from overlay.layer import Lower
@@ -35,8 +35,15 @@ def layers(found: Image, given: Given, settings: config.Config) -> Layers:
         stacked = stacked._replace(lowers=(*stacked.lowers, *inside.lowers), upper=stacked.upper or inside.upper)
     in_place = bool(given["writable"]) and not (inside and inside.upper)
     base = _base(found, bool(given["unsquash"]), in_place)
-    made = Layers(base, stacked.lowers, stacked.upper, in_place, given["create_dir"] or ())
+    made = Layers(base, stacked.lowers, stacked.upper, in_place, given["create_dir"] or (), staging=_staging(given))
     return made._replace(on_base=_on_base(given, settings)) if isinstance(base, Directory) else made
+
+
+def _staging(given: Given) -> Staging:
+    if given["no_grow"] and given["max_size"]:
+        raise click.UsageError("--no-grow and --max-size exclude each other")
+    most = options.size(given["max_size"], "--max-size") if given["max_size"] else 0
+    return Staging(given["session_dir"] or "", not given["no_grow"], most)
 
 
 def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:

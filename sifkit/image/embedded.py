@@ -71,14 +71,15 @@ def of_spec(spec: LayerSpec) -> Chosen:
     """The layers of ``--overlay file.sif``: its overlay partitions; the lowest ext3 one is written unless ``:ro``."""
     found = sif.overlays(os.path.abspath(spec.source))
     target = next((part for part in found if part.ext), None) if spec.mode != "ro" else None
-    if spec.mode == "rw" and target is None:
+    if spec.mode in ("rw", "fuse") and target is None:
         cause = "its overlay partitions are squashfs, read-only by nature"
-        raise Failure(f"{spec.source}:rw cannot be had", cause, "use :ro")
+        raise Failure(f"{spec.source}:{spec.mode} cannot be had", cause, "use :ro")
     warning = ""
     if target is not None and not os.access(spec.source, os.W_OK):
-        if spec.mode == "rw":
+        if spec.mode in ("rw", "fuse"):
             cause = "you may not write in this file"
-            raise Failure(f"{spec.source}:rw cannot be had", cause, "use :ro, or a copy of it")
+            raise Failure(f"{spec.source}:{spec.mode} cannot be had", cause, "use :ro, or a copy of it")
         target, warning = None, f"{spec.source} is used read-only: you may not write in this file"
     lowers = tuple(part.layer() for part in reversed(found) if part is not target)
-    return Chosen(lowers, ExtOverlay(target.section) if target else None, (warning,) if warning else ())
+    upper = ExtOverlay(target.section, fuse=spec.mode == "fuse") if target else None
+    return Chosen(lowers, upper, (warning,) if warning else ())

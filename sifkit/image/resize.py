@@ -52,6 +52,36 @@ def resize_embedded(path: str, number: int, wish: Wish) -> Embedded:
         raise Failure(brief, str(error), f"sifkit sif check {path}") from None
 
 
+def enlarge(section: Section, size: int) -> Section:
+    """Grow the ext3 overlay in ``section``, a whole file or a partition of a SIF image, to ``size`` bytes in place.
+
+    Where it is then. For who holds its lock exclusively (`overlay.session_room.Enlarge`). Raises NoRoom with the reason
+    when it cannot grow where it is, OSError, ToolError.
+    """
+    from overlay import session_room
+
+    if not section.offset:
+        return session_room.enlarge_file(section, size)
+    path = os.path.realpath(section.path)
+    try:
+        with sif.editing(path) as edit:
+            old = next((d for d in edit.objects.values() if d.offset == section.offset), None)
+            if old is None:
+                raise session_room.NoRoom("it is not where it was in the SIF image", size)
+            _require_unsigned(edit, old, "it cannot grow")
+            sb = resize.sound(section)
+            reserved = resize.allocated(edit.fd)
+            _make_room(edit, old, size, "it cannot grow")
+            after = resize.grown(section._replace(size=max(size, section.size)), size, reserved)
+            if after is None:
+                raise session_room.NoRoom("its features do not let it grow where it is", sb.size)
+            return Section(section.path, section.offset, max(size, section.size))
+    except sif.SifError as error:
+        raise session_room.NoRoom(f"it cannot grow inside the SIF image: {error}", size) from None
+    except Failure as failure:
+        raise session_room.NoRoom(f"{failure.brief}: {failure.cause}", size) from None
+
+
 def _require_unsigned(edit: Edit, old: Descriptor, brief: str) -> None:
     if old.group in signed_groups(edit.objects.values()):
         hint = "use an overlay beside it: sifkit overlay create changes.img"

@@ -17,15 +17,23 @@ from sifkit.runtime.scratch import SCRATCH
 if TYPE_CHECKING:
     from overlay import fuse
     from sifkit.runtime.notify import Notify
+    from sifkit.runtime.staged import Look, Staged
 
 class Assembled(NamedTuple):
-    """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped."""
+    """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped.
+
+    ``lowers``: directories of all read-only layers, topmost first; the first ``topmost`` are of one layer.
+    ``staged``: the session that takes the writes of an ext3 overlay.
+    """
 
     root: str
     files: str
     servers: tuple[fuse.Server, ...]
     decision: driver.Decision
     disk_scratch: str = ""
+    lowers: tuple[str, ...] = ()
+    topmost: int = 0
+    staged: Staged | None = None
 
 
 class Survey(NamedTuple):
@@ -33,17 +41,24 @@ class Survey(NamedTuple):
 
     features: features.Features
     situation: driver.Situation
+    staging: Look | None = None
 
 
 def survey(plan: Plan, lacking: driver.Points) -> Survey:
     """Probe the kernel, and look at the upper directory."""
     found = features.probe(f"{SCRATCH}/probe", plan.privileged, data_layers=on_base.wanted(plan))
     upper = plan.stack.upper
+    staging: Look | None = None
     fstype, xattr = "", True
     if isinstance(upper, Overlay):
         place = upper.upper if os.path.isdir(upper.upper) else upper.path
         fstype = driver.file_system(place)
         xattr = not os.access(place, os.W_OK) or features.takes_xattr(place)
+    elif isinstance(upper, ExtOverlay) and not upper.fuse and not (found.loop and found.overlay):
+        from sifkit.runtime import staged
+
+        staging = staged.look(plan, upper, found.fuse and tools.find("fuse2fs") is not None)
+        fstype = staging.place.fstype
     situation = driver.Situation(
         privileged=plan.privileged,
         foreign_base=plan.foreign_base,
@@ -52,14 +67,34 @@ def survey(plan: Plan, lacking: driver.Points) -> Survey:
         upper_xattr=xattr,
         fuse_overlayfs=tools.find("fuse-overlayfs") is not None and not features.without("fuse-overlayfs"),
         foreign=plan.on_base.foreign,
+        session_root=staging.place.root if staging else "",
+        not_staged=staging.refusal if staging else "",
+        lower=staging.lower if staging else "",
         forced=os.environ.get(driver.FORCE, ""),
     )
-    return Survey(found, situation)
+    return Survey(found, situation, staging)
 
 
 def assemble(plan: Plan, notify: Notify) -> Assembled:
     """Mount the root of ``plan``. `scratch.enter` comes first. `Failure` when it cannot be done."""
     seen = survey(plan, "none")
+    if not isinstance(plan.stack.upper, ExtOverlay):
+        return _build(plan, seen, None, notify)
+    chosen = on_base.choose(plan, seen.features, seen.situation, notify)  # what is attached depends on it
+    if chosen.decision.driver != "staged" or seen.staging is None:
+        return _build(plan, seen, chosen, notify)
+    from sifkit.runtime import staged
+
+    opened = staged.open_session(plan, plan.stack.upper, seen.staging, notify)
+    try:
+        return _build(plan._replace(stack=opened.stack), seen, chosen, notify)._replace(staged=opened)
+    except BaseException:
+        staged.drop(opened)
+        raise
+
+
+def _build(plan: Plan, seen: Survey, chosen: on_base.Chosen | None, notify: Notify) -> Assembled:
+    """Attach the layers and mount the root; the driver is chosen when that is not done yet."""
     # Real root sees the owners in an image; everybody else is made owner of all of it.
     owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
     layers = (plan.stack.base, *plan.stack.lowers)
@@ -69,7 +104,8 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
     shown = _attach_shown(plan, seen.features, owner)
     base = attached[0].path
     lacking = "none" if plan.stack.in_place else points.kind(points.make(plan, base))
-    chosen = on_base.choose(plan, seen.features, seen.situation._replace(points=lacking), notify)
+    if chosen is None:
+        chosen = on_base.choose(plan, seen.features, seen.situation._replace(points=lacking), notify)
     _say(chosen, notify)
     servers = (*(entry.server for entry in attached if entry.server), *shown)
     return _mount(plan, attached, lacking != "none", chosen, seen, servers, notify)
@@ -124,13 +160,14 @@ def _mount(
             raise from_oserror(f"cannot mount {attached[0].path} as root", error) from None
         return Assembled(root, files, servers, decision)
     layers = (plan.stack.base, *plan.stack.lowers)
-    plain = _lowers(layers, attached, decision)
+    groups = _lowers(layers, attached, decision)
+    plain = [path for group in groups for path in group]
     extra_points = extra_points or (plan.stack.upper is None and len(plain) == 1 and chosen.layer is None)
     lowers, data = on_base.arrange(plain, chosen, extra_points)
     opened = writable.ready(plan, seen.features, decision.driver, lowers)
     servers += (opened.server,) if opened.server else ()
     parts = mount.Parts(tuple(lowers), opened.upper, opened.work, data)
-    if decision.driver == "kernel":
+    if decision.by_kernel:
         try:
             mount.kernel(parts, root, decision.by_text, f"{SCRATCH}/links")
         except mount.Refused as error:
@@ -139,13 +176,13 @@ def _mount(
             parts = mount.Parts(tuple(lowers), opened.upper, opened.work)
         else:
             writable.open_work(opened.work)
-            return Assembled(root, files, servers, decision, opened.disk)
+            return Assembled(root, files, servers, decision, opened.disk, tuple(lowers), len(groups[0]))
     squash = (plan.who.uid, plan.who.gid) if decision.squash else None
     # Without write-back a full image refuses the write itself, not a later one or none (fuse-overlayfs's cache).
     at_once = isinstance(plan.stack.upper, ExtOverlay)
     server = mount.fuse_overlay(parts, root, f"{SCRATCH}/links", squash, at_once)
     mount.wait(server)
-    return Assembled(root, files, (*servers, server), decision, opened.disk)
+    return Assembled(root, files, (*servers, server), decision, opened.disk, tuple(lowers), len(groups[0]))
 
 
 def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: Notify) -> driver.Decision:
@@ -161,14 +198,14 @@ def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: No
     return decision._replace(driver="fuse-overlayfs", reason=reason, layer="", squash=bool(decision.layer))
 
 
-def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: driver.Decision) -> list[str]:
-    """The directories of all read-only layers, topmost first, the base last."""
-    paths: list[str] = []
+def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: driver.Decision) -> list[tuple[str, ...]]:
+    """The directories of each read-only layer, topmost first, the base last."""
+    groups: list[tuple[str, ...]] = []
     for number, (layer, entry) in enumerate(zip(layers, attached, strict=True)):
         here = [entry.path]
-        if decision.driver == "kernel" and isinstance(layer, ExtImage):
+        if decision.by_kernel and isinstance(layer, ExtImage):
             from overlay.attach import kernel_layers
 
             here = kernel_layers(layer, entry, f"{SCRATCH}/images/{number}")
-        paths += here if number else []
-    return [*paths, attached[0].path]
+        groups += [tuple(here)] if number else []
+    return [*groups, (attached[0].path,)]

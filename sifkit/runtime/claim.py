@@ -11,15 +11,16 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
-from overlay.layer import ExtImage, ExtOverlay, Overlay, SquashImage
+from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage
 from overlay.section import Section
 
 if TYPE_CHECKING:
+    from overlay.session_room import Enlarge
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
 
 
-def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
+def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify, enlarge: Enlarge | None = None) -> Plan:
     """Lock and prepare what ``plan`` uses, waiting at most ``wait`` seconds for each lock.
 
     The plan that comes back reads an overlay that nobody asked to write into and others are reading now.
@@ -28,11 +29,14 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
     if isinstance(upper, ExtOverlay) and not upper.required and _is_being_read(upper.section):
         notify.warning(f"{upper.describe()} is being read by others: read-only this time")
         plan = _reading(plan, upper)
-    for layer in (plan.stack.base, *plan.stack.lowers):
+    lowers: list[Lower] = []
+    for layer in (*plan.stack.lowers, plan.stack.base):
         if isinstance(layer, ExtImage):
-            _read_image(layer.section, wait, held, notify)
+            lowers += _read_image(layer.section, wait, held, notify)
         elif isinstance(layer, SquashImage) and layer.section.offset:
             _hold_partition(layer.section, wait, held)
+        lowers.append(layer)
+    plan = plan._replace(stack=plan.stack._replace(lowers=tuple(lowers[:-1])))
     for image in plan.images:
         _claim_shown(image.layer, wait, held, notify)
     if isinstance(plan.stack.upper, Overlay):
@@ -44,7 +48,8 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify) -> Plan:
         record.keep(plan.stack.upper.path, plan.image)
     elif isinstance(plan.stack.upper, ExtOverlay):
         _lock(plan.stack.upper.section, True, wait, held, notify)
-        _prepare_image(plan, plan.stack.upper.section, notify)
+        section = _prepare_image(plan, plan.stack.upper.section, enlarge, notify)
+        plan = plan._replace(stack=plan.stack._replace(upper=plan.stack.upper._replace(section=section)))
     return plan
 
 
@@ -124,9 +129,18 @@ def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, 
         raise from_oserror(f"cannot lock the overlay {path}", error) from None
 
 
-def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) -> None:
+def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) -> list[Directory]:
+    """Lock an image to read it, sound; layers with changes of killed runs that are not in it yet."""
     from overlay import image, lock
+    from sifkit.runtime import replay
 
+    if (cut := replay.cut_off(section)) and not lock.in_use(section):
+        if not os.access(section.path, os.W_OK):
+            cause = f"a commit of {cut[0].whose} was cut off, and only who may write in the file can take it back"
+            raise Failure(f"cannot read {section.describe()}", cause, f"sifkit session recover {cut[0].name}")
+        with ExitStack() as short:
+            _lock(section, True, wait, short, notify)
+            replay.roll_back(section, notify)
     # One that is being written looks as if its writer had been killed; the lock below tells them apart.
     if not lock.in_use(section) and not image.left_properly(section):
         if os.access(section.path, os.W_OK):
@@ -136,18 +150,23 @@ def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) 
         else:
             notify.warning(f"{section.describe()}: its last writer was killed; what it wrote last may be missing")
     _lock(section, False, wait, held, notify)
+    return replay.stacked(section, notify)
 
 
-def _prepare_image(plan: Plan, section: Section, notify: Notify) -> None:
+def _prepare_image(plan: Plan, section: Section, enlarge: Enlarge | None, notify: Notify) -> Section:
     from overlay import image
+    from sifkit.runtime import replay
 
+    replay.roll_back(section, notify)
     _make_sound(section, notify)
+    section = replay.replay(section, plan.staging, enlarge, notify)
     try:
         made = image.make_directories(section, plan.who.uid, plan.who.gid)
     except OSError as error:
         raise from_oserror(f"cannot prepare the overlay {section.describe()}", error) from None
     for text in made:
         notify.info(f"{section.describe()}: {text}")
+    return section
 
 
 def _make_sound(section: Section, notify: Notify) -> None:

@@ -13,18 +13,20 @@ from sifkit.runtime import assemble, children, claim, init, linux, on_base, poin
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
+    from overlay.session_room import Enlarge
     from sifkit.runtime.notify import Notify
 
 
-def run(plan: Plan, notify: Notify, wait_lock: float = 0.0) -> int:
+def run(plan: Plan, notify: Notify, wait_lock: float = 0.0, enlarge: Enlarge | None = None) -> int:
     """Carry out ``plan``; the status to exit with: the payload's own, or 128+N when signal N ended it.
 
-    ``wait_lock``: seconds to wait for an overlay that somebody else uses.
+    ``wait_lock``: seconds to wait for an overlay that somebody else uses. ``enlarge``: how an ext3 overlay inside
+    another file is grown, if that can be.
     """
     _open_standard_streams()
     with ExitStack() as held:
-        plan = claim.claim(plan, wait_lock, held, notify)
-        status = _supervise(plan, notify)
+        plan = claim.claim(plan, wait_lock, held, notify, enlarge)
+        status = _supervise(plan, notify, enlarge)
         claim.settle(plan, notify)
         if plan.revision is not None:
             on_base.settle(plan, notify)
@@ -38,14 +40,14 @@ def _open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def _supervise(plan: Plan, notify: Notify) -> int:
+def _supervise(plan: Plan, notify: Notify, enlarge: Enlarge | None) -> int:
     linux.become_subreaper()
     me = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, init.WAITED)
     try:
         child = os.fork()
         if child == 0:
-            init.main(plan, notify, me)
+            init.main(plan, notify, me, enlarge)
         return _watch(child, plan, notify)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

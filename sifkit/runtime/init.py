@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
@@ -21,6 +22,7 @@ from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
     from overlay.fuse import Server
+    from overlay.session_room import Enlarge
     from sifkit.runtime.notify import Notify
 
 ORPHANED = signal.SIGRTMIN + 7
@@ -34,8 +36,11 @@ GRACE_SECONDS = 5.0
 LINGER_SECONDS = 0.2  # what ends by itself just behind the payload, like tee in `command > >(tee log)`
 
 
-def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
-    """Run ``plan`` as the child of ``monitor``; exits with the payload's status, or 128+N for signal N."""
+def main(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> NoReturn:
+    """Run ``plan`` as the child of ``monitor``; exits with the payload's status, or 128+N for signal N.
+
+    ``enlarge``: how an ext3 overlay that takes the writes is grown, when it is not its whole file.
+    """
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells start what runs in the background
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -44,7 +49,7 @@ def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
         if os.getppid() != monitor:
             os._exit(255)
         linux.become_subreaper()
-        os._exit(_run(plan, notify, monitor))
+        os._exit(_run(plan, notify, monitor, enlarge))
     except Failure as failure:
         notify.failure(failure)
         os._exit(failure.exit_code)
@@ -58,7 +63,7 @@ def main(plan: Plan, notify: Notify, monitor: int) -> NoReturn:
         os._exit(255)
 
 
-def _run(plan: Plan, notify: Notify, monitor: int) -> int:
+def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> int:
     scratch.enter(plan)
     assembled = assemble.assemble(plan, notify)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
@@ -74,13 +79,22 @@ def _run(plan: Plan, notify: Notify, monitor: int) -> int:
         os.kill(me, ORPHANED)
     serving = {server.pid: server for server in assembled.servers}
     try:
-        return _watch(child, monitor, serving, plan.wait, notify)
+        status = _watch(child, monitor, serving, plan.wait, notify)
+        if assembled.staged is not None and status is not None:
+            from sifkit.runtime import staged
+
+            stop = partial(_stop_at, serving=serving, notify=notify)
+            status = staged.finish(assembled, status, plan, enlarge, stop, notify)
+        return 128 + signal.SIGKILL if status is None else status
     finally:
         _take_down(assembled, serving, notify)
 
 
-def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int:
-    """Forward signals and reap until the payload has ended and nothing that it started is left."""
+def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int | None:
+    """Forward signals and reap until the payload has ended and nothing that it started is left; its status.
+
+    None when the monitor has died: everything is ended, and nobody asks any more.
+    """
     status: int | None = None
     stopped, asked = False, 0
     while True:
@@ -99,7 +113,7 @@ def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, not
         number = _one_signal(child if status is None else 0, stopped)
         if number == ORPHANED:
             children.kill_all(serving)
-            return 128 + signal.SIGKILL  # nobody asks any more
+            return None
         if number in ENDING:  # it ends the payload; what would be waited for too, once there is none
             asked = number
             wait = wait and status is None and not children.ended(child)
@@ -161,6 +175,20 @@ def _all_gone(serving: dict[int, Server], seconds: float) -> bool:
     return True
 
 
+def _stop(server: Server, notify: Notify) -> None:
+    from overlay import fuse
+
+    fuse.stop(server)
+    for line in fuse.remarks(server):
+        notify.warning(f"{server.name}: {line}")
+
+
+def _stop_at(point: str, serving: dict[int, Server], notify: Notify) -> None:
+    """End the server that has mounted on ``point``."""
+    for server in [server for server in serving.values() if server.point == point]:
+        _stop(serving.pop(server.pid), notify)
+
+
 def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify: Notify) -> None:
     """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
     if serving:
@@ -169,9 +197,7 @@ def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify
         for server in reversed(serving.values()):
             if not fuse.serves(server):  # it is on its way out, and the payload has ended of that before it
                 _server_ended(server, notify)
-            fuse.stop(server)
-            for line in fuse.remarks(server):
-                notify.warning(f"{server.name}: {line}")
+            _stop(server, notify)
     if assembled.disk_scratch:
         import shutil
 

@@ -15,7 +15,7 @@ from sifkit.runtime.steps import Bind
 if TYPE_CHECKING:
     from overlay.revision import Revision
     from sifkit.runtime.data_image import DataImage
-    from sifkit.runtime.request import Layers, Namespaces, OnBase, Request
+    from sifkit.runtime.request import Layers, Namespaces, OnBase, Request, Staging
     from sifkit.runtime.step import Step
 
 RUNSCRIPTS = ("/.singularity.d/runscript", "/singularity")
@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     namespaces: Namespaces
     images: tuple[DataImage, ...]
     wait: bool
+    staging: Staging
 
 
 def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
@@ -90,6 +91,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         namespaces=request.namespaces,
         images=_images(request),
         wait=request.wait,
+        staging=layers.staging,
     )
 
 

@@ -23,6 +23,17 @@ class OnBase(NamedTuple):
     most_bytes: int = 2 << 30
 
 
+class Staging(NamedTuple):
+    """How changes to an ext3 overlay are staged. ``directory``: for the session, "" for the first that serves.
+
+    ``grow``: the image may grow when they do not fit, to ``most`` bytes (0: by half of what is free there).
+    """
+
+    directory: str = ""
+    grow: bool = True
+    most: int = 0
+
+
 class Layers(NamedTuple):
     """The root: ``base``, read-only layers above it (topmost first), and what takes the writes.
 
@@ -36,6 +47,7 @@ class Layers(NamedTuple):
     in_place: bool = False
     create_dirs: tuple[str, ...] = ()
     on_base: OnBase = OnBase()
+    staging: Staging = Staging()
 
 
 class Variables(NamedTuple):

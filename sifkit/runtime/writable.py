@@ -44,6 +44,8 @@ def _open(upper: Writable | None, found: features.Features, name: driver.Name) -
     if isinstance(upper, ExtOverlay):
         place, server = _image(upper, name == "kernel")
         return Opened(f"{place}/upper", f"{place}/work", server=server)
+    if isinstance(upper, Overlay) and name == "staged":  # new, and ours
+        return Opened(upper.upper, upper.work)
     if isinstance(upper, Overlay):
         from overlay.upper import make_ready
 

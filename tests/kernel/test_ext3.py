@@ -172,7 +172,7 @@ def test_one_can_wait_for_the_lock(sifkit: Program, rootfs: Path, image: str) ->
 def test_a_killed_run_leaves_an_image_that_the_next_one_mends(sifkit: Program, rootfs: Path, image: str) -> None:
     """The servers are killed in the middle of writing, as the out-of-memory killer would."""
     script = "i=0; while :; do i=$((i+1)); echo $i > /file$i; [ $i = 50 ] && echo up; done"
-    argv = [sifkit.path, "exec", "--overlay", image, str(rootfs), "sh", "-c", script]
+    argv = [sifkit.path, "exec", "--overlay", f"{image}:fuse", str(rootfs), "sh", "-c", script]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         assert running.stdout is not None
         running.stdout.readline()
@@ -222,7 +222,7 @@ def test_a_full_image_says_so_to_the_payload_and_at_the_end(
 ) -> None:
     """B36: Apptainer's payload gets the error late or never, and the file is cut afterwards."""
     script = "dd if=/dev/zero of=/big bs=1M count=100 2>&1; stat -c %s /big"
-    done = sifkit("exec", "--overlay", image, str(rootfs), "sh", "-c", script, env=env(absent=way))
+    done = sifkit("exec", "--overlay", f"{image}:fuse", str(rootfs), "sh", "-c", script, env=env(absent=way))
     assert "No space left" in done.stdout
     assert "run out of space" in done.stderr
     size = done.stdout.split()[-1]
@@ -239,13 +239,14 @@ def test_an_image_without_inodes_can_still_be_opened_to_delete(
     image = f"{tmp_path}/few.img"
     sifkit.ok("overlay", "create", "--inodes", "1024", image)
     script = "mkdir /many; i=0; while echo x > /many/$i; do i=$((i+1)); done 2>/dev/null; echo $i"
-    done = sifkit("exec", "--overlay", image, str(rootfs), "sh", "-c", script, env=env(absent=way))
+    done = sifkit("exec", "--overlay", f"{image}:fuse", str(rootfs), "sh", "-c", script, env=env(absent=way))
     assert int(done.stdout) > 900
     assert f"sifkit overlay resize --inodes 2048 {image}" in done.stderr
     script = "rm /many/1?? && ls /many | wc -l"
-    done = sifkit("exec", "--overlay", image, str(rootfs), "sh", "-c", script, env=env(absent=way))
+    done = sifkit("exec", "--overlay", f"{image}:fuse", str(rootfs), "sh", "-c", script, env=env(absent=way))
     assert (done.returncode, int(done.stdout or 0) > 800) == (0, True), done.stderr
-    assert sifkit("exec", "--overlay", image, str(rootfs), "touch", "/new", env=env(absent=way)).returncode == 0
+    fuse = ("exec", "--overlay", f"{image}:fuse", str(rootfs), "touch", "/new")
+    assert sifkit(*fuse, env=env(absent=way)).returncode == 0
 
 
 def test_other_file_systems_each_have_their_sentence(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_kill_at_any_moment_costs_the_next_run_nothing(
     env = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "loop"}
     chance = random.Random(victim)
     for _ in range(5):
-        running = start("exec", "--overlay", image, str(rootfs), "sh", "-c", WRITE, env=env)
+        running = start("exec", "--overlay", f"{image}:fuse", str(rootfs), "sh", "-c", WRITE, env=env)
         running.expect("up")
         time.sleep(chance.uniform(0, 0.05))  # the moment is the point; nothing waits for it
         os.kill(_victim(running, victim), signal.SIGKILL)

@@ -1,0 +1,41 @@
+"""From a session's record to its image as it is now: renamed, resized, moved inside its SIF file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from overlay import probe, session
+from overlay.extread import ExtError
+from overlay.failure import Failure, from_oserror
+from overlay.section import Section
+
+if TYPE_CHECKING:
+    from overlay.session import Record
+
+
+def section_of(record: Record, given: str = "") -> Section:
+    """Where the ext3 overlay of a session lies: in the file ``given``, or where the session was made.
+
+    `Failure` when that is no longer the overlay that the session belongs to.
+    """
+    path = os.path.abspath(given or record.image)
+    brief = f"cannot find the overlay of session {record.name}"
+    try:
+        for section in _sections(path):
+            if session.identity(section).uuid == record.uuid:
+                return section
+    except FileNotFoundError:
+        raise Failure(brief, f"{path} is not there any more", "name it where it is now: --image FILE") from None
+    except (OSError, ExtError) as error:
+        raise from_oserror(brief, error) if isinstance(error, OSError) else Failure(brief, str(error)) from None
+    raise Failure(brief, f"{path} holds another file system now", "name the right one: --image FILE")
+
+
+def _sections(path: str) -> list[Section]:
+    found = probe.classify(path)
+    if found.kind is not probe.Kind.SIF:
+        return [found.section]
+    from sifkit.image import sif
+
+    return [part.section for part in sif.overlays(path) if part.ext]

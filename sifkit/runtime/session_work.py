@@ -1,0 +1,104 @@
+"""Commits of sessions as runs and commands do them: with the words for everything that may stand in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from overlay import session_commit, session_room
+from overlay.e2fsprogs import ToolError
+from overlay.extread import ExtError
+from overlay.failure import Failure, defect, from_oserror
+from sifkit.runtime import children, userns
+
+if TYPE_CHECKING:
+    from overlay.section import Section
+    from overlay.session import Session
+    from overlay.session_commit import Done, Room
+    from overlay.session_room import Enlarge
+    from sifkit.runtime.notify import Notify
+    from sifkit.runtime.request import Staging
+
+
+def room(staging: Staging, enlarge: Enlarge) -> Room:
+    """How far an image may grow for a commit, and by what."""
+    return session_commit.Room(session_room.Limit(staging.grow, staging.most), enlarge)
+
+
+def commit(
+    one: Session, section: Section, below: Sequence[str] | None, space: Room, notify: Notify, brief: str, *,
+    force: bool = False,
+) -> Done:  # fmt: skip
+    """`session_commit.carry_out`; `Failure` beginning with ``brief``, with the command that finishes the job."""
+    again = f"sifkit session commit {one.record.name}"
+    try:
+        done = session_commit.carry_out(one, section, below, space, notify.warning, force=force)
+    except session_room.NoRoom as error:
+        raise session_room.refusal(brief, error, one.record.name) from None
+    except session_commit.Conflict as error:
+        hint = f"to let the session win: {again} --force; to give it up: sifkit session drop {one.record.name}"
+        raise Failure(brief, str(error), hint) from None
+    except OSError as error:
+        failure = from_oserror(brief, error)
+        hint = f"{failure.hint}, then {again}" if failure.hint else again
+        raise Failure(failure.brief, failure.cause, hint) from None
+    except (ToolError, ExtError) as error:
+        raise Failure(brief, str(error), again) from None
+    report = done.report
+    grown = f"; it has grown to {done.section.size >> 20} MiB" if done.grown else ""
+    notify.info(
+        f"{section.describe()}: {report.added} added, {report.changed} changed, {report.deleted} deleted{grown}"
+    )
+    return done
+
+
+def in_namespace(
+    one: Session, section: Section, space: Room, notify: Notify, brief: str, *, force: bool = False
+) -> int:
+    """Commit a session of a run that has ended, in a child that may read all of it; the image's size in bytes then.
+
+    `Failure` as `commit` raises it.
+
+    The caller holds the lock exclusively. What lies below the image is taken from the session's record.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _child(one, section, space, notify, brief, force, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as said:
+        text = said.read().decode("utf-8", "surrogateescape")
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        hint = f"sifkit session commit {one.record.name}"
+        raise Failure(brief, f"the commit was killed by signal {os.WTERMSIG(status)}; nothing is lost", hint)
+    if children.exit_code(status) != 0:
+        what, _, rest = text.partition("\0")
+        cause, _, hint = rest.partition("\0")
+        raise Failure(what or brief, cause, hint)
+    return int(text)
+
+
+def _child(
+    one: Session, section: Section, space: Room, notify: Notify, brief: str, force: bool, said: int
+) -> NoReturn:
+    try:
+        userns.enter(os.geteuid(), os.getegid(), userns.privileged())
+        below = one.record.below.split("\0") if one.record.below else None
+        if below is not None and not all(os.path.isdir(path) for path in below):
+            below = None
+        done = commit(one, section, below, space, notify, brief, force=force)
+        os.write(said, b"%d" % done.section.size)
+        os._exit(0)
+    except Failure as failure:
+        _say(said, failure)
+    except Exception as error:
+        _say(said, defect(error))
+    finally:
+        os._exit(255)
+
+
+def _say(pipe: int, failure: Failure) -> None:
+    os.write(pipe, "\0".join((failure.brief, failure.cause, failure.hint)).encode("utf-8", "surrogateescape"))

@@ -1,0 +1,272 @@
+"""Staged writes into an ext3 overlay: a session opened before the root is mounted, and committed after the payload.
+
+The session's upper takes the place of the image, whose present content becomes one more read-only layer. From then
+on the run is one on a directory overlay.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, NamedTuple
+
+from overlay import content as contents
+from overlay import session, session_index, session_marker, session_place
+from overlay.extread import ExtError, ExtReader
+from overlay.failure import Failure, from_oserror
+from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Stack
+from sifkit.runtime import children
+from sifkit.runtime.scratch import SCRATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlay.content import Content
+    from overlay.section import Section
+    from overlay.session import Session
+    from overlay.session_place import Place
+    from overlay.session_room import Enlarge
+    from overlay.superblock import Superblock
+    from sifkit.runtime.assemble import Assembled
+    from sifkit.runtime.notify import Notify
+    from sifkit.runtime.plan import Plan
+
+# Unpacked rather than mounted: measured, 30 files take as long to unpack as fuse2fs to start (docs/staged-writes.md).
+SMALL_INODES, SMALL_BYTES = 30, 1 << 20
+# As much of it would be unpacked where FUSE cannot show it.
+MOST_INODES, MOST_BYTES = 50_000, 2 << 30
+
+
+class Look(NamedTuple):
+    """Whether and how an ext3 overlay can be staged. ``refusal``: why not. ``lower``: how its content is read.
+
+    ``unpack``: by our own reader, into the session.
+    """
+
+    place: Place
+    content: Content
+    refusal: str = ""
+    lower: str = ""
+    unpack: bool = False
+
+
+class Staged(NamedTuple):
+    """An open session, the ``stack`` that stands for the plan's, and what the image held before."""
+
+    session: Session
+    section: Section
+    stack: Stack
+    content: Content
+
+
+def look(plan: Plan, upper: ExtOverlay, fuse: bool) -> Look:
+    """What is to be known before choosing. ``fuse``: fuse2fs could show the content.
+
+    `Failure` when --session-dir is given and does not serve.
+    """
+    section = upper.section
+    try:
+        content = contents.look(section, remember=True)
+        size, unfit = _bytes(section)
+    except (OSError, ExtError) as error:
+        raise Failure(f"cannot read {upper.describe()}", str(error), f"sifkit overlay check {section.path}") from None
+    place = session_place.choose(section, plan.staging.directory)
+    if plan.staging.directory and not place.root:
+        raise Failure(f"--session-dir {plan.staging.directory} cannot be used", place.why_not, "name another directory")
+    refusal = unfit or ("" if place.root else f"no place for a session: {place.why_not}")
+    lower, unpack = _how(content, size, fuse, plan.who.uid, plan.who.gid, plan.privileged)
+    if not lower:
+        refusal = refusal or _not_shown(content, plan, fuse)
+    return Look(place, content, refusal, lower, unpack)
+
+
+def _bytes(section: Section) -> tuple[int, str]:
+    """About how many bytes the files of the image take, and why a commit could not write into it ("": it can)."""
+    with ExtReader(section) as reader:
+        sb = reader.superblock
+        table = sb.inodes * sb.inode_size
+        journal = reader.inode(sb.journal_inode).size if sb.journal_inode else 0
+        return max(0, (sb.blocks - sb.free_blocks) * sb.block_size - table - journal), _unfit(sb)
+
+
+def _unfit(sb: Superblock) -> str:
+    from overlay import ext_fit, libext2fs
+
+    try:
+        libext2fs.load()
+    except Failure as failure:
+        return failure.cause
+    return ext_fit.refusal(sb)
+
+
+def _how(content: Content, size: int, fuse: bool, uid: int, gid: int, privileged: bool) -> tuple[str, bool]:
+    """How the image's content becomes a layer, in words ("": it cannot), and whether by unpacking."""
+    if content.empty:
+        return "the image is empty, so it is no layer", False
+    foreign = not privileged and bool(content.owners - {(uid, gid)})
+    if content.inodes <= SMALL_INODES and size <= SMALL_BYTES + (SMALL_INODES << 12):
+        return "the little that is in it is unpacked", True
+    if fuse and not foreign:
+        return "what is in it is read through fuse2fs", False
+    if content.inodes <= MOST_INODES and size <= MOST_BYTES:
+        why = "belongs to others" if foreign else "cannot be mounted without FUSE"
+        return f"what is in it {why} and is unpacked", True
+    return "", False
+
+
+def _not_shown(content: Content, plan: Plan, fuse: bool) -> str:
+    if fuse:
+        uid, gid = sorted(content.owners - {(plan.who.uid, plan.who.gid)})[0]
+        return f"files in it belong to {uid}:{gid}; you could not change them (sifkit overlay chown gives them to you)"
+    return f"without FUSE its {content.inodes} files would have to be unpacked"
+
+
+def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> Staged:
+    """Make the session of ``plan`` and mark the image with it. `Failure` when it cannot be done."""
+    section = upper.section
+    try:
+        made = session.create(seen.place.root, section, plan.image, _lasting(plan), os.getppid())
+        session_marker.put(section.path, made.record, made.path)
+        session_index.note(made.path)
+        _like_the_image(section, made.upper)
+        below: Lower | None = ExtImage(section)
+        if seen.unpack:
+            below = Directory(f"{made.path}/lower")
+            _unpack(section, f"{made.path}/lower")
+    except (OSError, ExtError) as error:
+        raise _cannot(f"cannot make a session for {section.describe()}", error) from None
+    if seen.content.empty:
+        below = None
+    if seen.place.volatile:
+        text = f"until the end the changes lie in {seen.place.root}, {seen.place.volatile}: they go with it"
+        notify.info(text) if seen.place.volatile == "in memory" else notify.warning(text)
+    notify.debug(f"session: {made.path}")
+    lowers = (*([below] if below else []), *plan.stack.lowers)
+    return Staged(made, section, plan.stack._replace(upper=Overlay(made.path), lowers=lowers), seen.content)
+
+
+def _lasting(plan: Plan) -> str:
+    """The layers below the image if a later process can see them too: directories of the host. NUL between them."""
+    layers = (*plan.stack.lowers, plan.stack.base)
+    paths = [layer.path for layer in layers if isinstance(layer, Directory)]
+    return "\0".join(paths) if len(paths) == len(layers) else ""
+
+
+def _cannot(brief: str, error: Exception) -> Failure:
+    return from_oserror(brief, error) if isinstance(error, OSError) else Failure(brief, str(error))
+
+
+def _like_the_image(section: Section, upper: str) -> None:
+    """Let the new upper's top look like the image's: it is what is seen as the root."""
+    from overlay.ext_unpack import look_like
+
+    with ExtReader(section) as reader:
+        top = reader.lookup(b"/upper")
+        if top is not None:
+            look_like(reader, top, os.fsencode(upper))
+
+
+def _unpack(section: Section, target: str) -> None:
+    from overlay.ext_unpack import unpack
+
+    os.mkdir(target, 0o700)
+    unpack(section, target)
+
+
+def finish(
+    assembled: Assembled, status: int, plan: Plan, enlarge: Enlarge | None, stop: Callable[[str], None], notify: Notify
+) -> int:
+    """Commit what the payload changed; the status to end with: ``status``, the payload's, if all went well.
+
+    ``stop`` ends the FUSE server that has mounted on a directory, if there is one.
+    """
+    staged = assembled.staged
+    assert staged is not None
+    if assembled.decision.driver == "fuse-overlayfs":
+        stop(assembled.root)
+    if not staged.session.has_changes:
+        drop(staged)
+        return status
+    if ExtImage(staged.section) in staged.stack.lowers[:1]:
+        stop(f"{SCRATCH}/images/1")
+    child = os.fork()
+    if child == 0:
+        _commit_and_exit(staged, assembled, status, plan, enlarge, notify)
+    ended = _wait(child, staged, notify)
+    if os.WIFSIGNALED(ended):
+        brief = f"the commit into {staged.section.describe()} was killed by signal {os.WTERMSIG(ended)}"
+        cause = f"nothing is lost: the changes are in {staged.session.path}; the payload's status was {status}"
+        notify.failure(Failure(brief, cause, f"sifkit session commit {staged.session.record.name}"))
+    return status if children.exit_code(ended) == 0 else 255
+
+
+def _wait(child: int, staged: Staged, notify: Notify) -> int:
+    """The wait status of the commit. Whoever wants us to end is told what is going on, and it goes on."""
+    from sifkit.runtime.init import ENDING, WAITED
+
+    said = False
+    while True:
+        for pid, state in children.reap():
+            if pid == child and not (os.WIFSTOPPED(state) or os.WIFCONTINUED(state)):
+                return state
+        info = signal.sigwaitinfo(WAITED)
+        if info.si_signo in ENDING and not said:
+            said = True
+            notify.warning(f"the changes are being written into {staged.section.describe()}: ending when that is done")
+
+
+def _commit_and_exit(
+    staged: Staged, assembled: Assembled, status: int, plan: Plan, enlarge: Enlarge | None, notify: Notify
+) -> None:
+    """In the child: its signals are blocked as init's are, so that no terminal and no batch system ends it half way."""
+    brief = f"the changes are not in {staged.section.describe()} yet (the payload's status was {status})"
+    try:
+        from overlay import session_room, whiteout
+        from sifkit.runtime import session_work
+
+        if assembled.decision.driver == "fuse-overlayfs":
+            whiteout.normalise_directory(staged.session.upper)
+        below = assembled.lowers[0 if staged.content.empty else assembled.topmost :]
+        room = session_work.room(plan.staging, enlarge or session_room.enlarge_file)
+        done = session_work.commit(staged.session, staged.section, below, room, notify, brief)
+        contents.committed(done.section, staged.content)
+        os._exit(0)
+    except Failure as failure:
+        notify.failure(failure)
+    except OSError as error:
+        notify.failure(from_oserror(brief, error))
+    except Exception as error:
+        from overlay.failure import defect
+
+        notify.failure(defect(error))
+    finally:
+        os._exit(255)
+
+
+def drop(staged: Staged) -> None:
+    """Remove a session in which nothing was changed; in the background when much was unpacked into it."""
+    session_marker.take_off(staged.section.path, staged.session.record.name)
+    session_index.forget(staged.session.record.name)
+    if staged.content.inodes <= SMALL_INODES or not os.path.isdir(f"{staged.session.path}/lower"):
+        session.remove(staged.session.path)
+        return
+    staged.session.put(state=session.DONE, durable=False)
+    remove_later(staged.session.path)
+
+
+def remove_later(path: str) -> None:
+    """Remove a session's directory by a process of its own that nobody waits for; it holds no lock."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            null = os.open("/dev/null", os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.closerange(3, 1 << 20)
+            session.remove(path)
+    finally:
+        os._exit(0)
