@@ -38,16 +38,26 @@ def gzip() -> Compression:
     return Compression("gzip", lambda: lambda data: zlib.compress(data, _GZIP_LEVEL))
 
 
-def write_squash(tree: Tree, fd: int, compression: Compression, report: Report, *, time: int, offset: int = 0) -> int:
+def write_squash(
+    tree: Tree,
+    fd: int,
+    compression: Compression,
+    report: Report,
+    *,
+    time: int,
+    latest: int | None = None,
+    offset: int = 0,
+) -> int:
     """Write ``tree`` to ``fd`` from byte ``offset`` on; its length in bytes, a multiple of 4 KiB.
 
-    ``time``: when it was made, seconds since 1970. ``report`` is told of what could not be kept. Raises what the
-    tree raises, OSError, and ValueError for what no squashfs can hold.
+    ``time``: when it was made, seconds since 1970. ``latest``: the latest time that a file in it may have; a later
+    one becomes that. ``report`` is told of what could not be kept. Raises what the tree raises, OSError, and
+    ValueError for what no squashfs can hold.
     """
     pack = compression.packer()
     options = _options(compression)
     with DataWriter(fd, offset, _SUPERBLOCK.size + len(options), BLOCK_SIZE, compression.packer) as data:
-        writer = InodeWriter(tree, data, pack, report)
+        writer = InodeWriter(tree, data, pack, report, _LATEST if latest is None else min(latest, _LATEST))
         root = writer.run()
         data.finish()
         starts = _tables(data, writer, pack)

@@ -63,10 +63,11 @@ class _Name:
 class InodeWriter:
     """Writes the inodes and listings of ``tree``, and its contents to ``data``; see `overlay.sqwrite`."""
 
-    def __init__(self, tree: Tree, data: DataWriter, pack: Pack, report: Report) -> None:
+    def __init__(self, tree: Tree, data: DataWriter, pack: Pack, report: Report, latest: int) -> None:
         self._tree = tree
         self._data = data
         self._report = report
+        self._latest = latest
         self.inodes = MetadataWriter(pack)
         self.listings = MetadataWriter(pack)
         self.attributes = Attributes(pack)
@@ -164,7 +165,7 @@ class InodeWriter:
         mtime = entry.mtime_ns // _SECOND
         return struct.pack(
             "<4H2I", kind, entry.mode & 0o7777, self._owner(entry.uid), self._owner(entry.gid),
-            min(max(mtime, 0), _LATEST), number,
+            min(max(mtime, 0), self._latest), number,
         )  # fmt: skip
 
     def _owner(self, identity: int) -> int:

@@ -1,8 +1,11 @@
 """An overlay's upper layer with all its marks in one spelling, as it is to be written somewhere.
 
 `DEVICES`: a deleted name is a character device 0:0, and an opaque directory carries every mark in use, so that
-kernel overlayfs (for root and for others), fuse-overlayfs and Apptainer all honour it. `FILES`: ``.wh.NAME`` and
-``.wh..wh..opq``, as in the layers of OCI images, before what else is in their directory.
+kernel overlayfs (for root and for others), fuse-overlayfs and Apptainer as root honour it. Apptainer as an ordinary
+user mounts kernel overlayfs without ``userxattr``, where no mark can be read. So with a base, what an opaque directory
+hides of it is deleted name by name instead of being marked. Not both: in a marked directory the kernel lists
+whiteouts as if they were files. `FILES`: ``.wh.NAME`` and ``.wh..wh..opq``, as in the layers of OCI images, before what
+else is in their directory.
 
 What drivers note for themselves (``user.overlay.origin`` and so on) and the labels of the host's security module
 (security.selinux) are left out. An entry that is not all there, because it says "content as in the image"
@@ -48,10 +51,18 @@ def own(attributes: Mapping[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
 
 
 class SpelledTree(Tree):
-    """``layer`` with its marks spelled as ``spelling`` says; closing it closes the layer."""
+    """``layer`` with its marks spelled as ``spelling`` says; closing it closes the layer.
 
-    def __init__(self, layer: Tree, spelling: str = DEVICES) -> None:
+    ``opaque``: how many opaque directories there were so far.
+    """
+
+    def __init__(self, layer: Tree, spelling: str = DEVICES, base: Tree | None = None) -> None:
+        """``base``: what the layer lies on, to name what opaque directories delete (with `DEVICES`)."""
         self._layer = layer
+        self._base = base
+        # inode of a directory -> the base's directory there, and whether that is hidden
+        self._under: dict[int, tuple[Entry, bool]] = {} if base is None else {layer.top.inode: (base.top, False)}
+        self.opaque = 0
         self._spelling = spelling
         self.top = layer.top
         self._replaced: set[int] = set()  # inodes of directories that a file beside them makes opaque
@@ -65,6 +76,7 @@ class SpelledTree(Tree):
             found = content(self._layer, directory, directory.inode in self._replaced)
             self._replaced.update(e.inode for e in found.entries if e.name in found.replaced)
             self._last = (directory.inode, found)
+            self.opaque += found.opaque and directory is not self.top
         return self._last[1]
 
     def _mark(self, name: bytes) -> Entry:
@@ -74,6 +86,10 @@ class SpelledTree(Tree):
 
     def listdir(self, directory: Entry) -> list[Entry]:
         found = self._content(directory)
+        hidden = self._hidden(directory, found) if directory.inode in self._under else []
+        if hidden:
+            gone = {deleted.name for deleted in found.deleted}.union(hidden)
+            return sorted([*found.entries, *map(self._mark, gone)], key=BY_NAME)
         if not found.deleted and not (found.opaque and self._spelling == FILES):
             return found.entries
         if self._spelling == DEVICES:
@@ -82,13 +98,25 @@ class SpelledTree(Tree):
         marks += [_PREFIX + gone.name for gone in found.deleted]
         return [*map(self._mark, marks), *found.entries]
 
+    def _hidden(self, directory: Entry, here: Content) -> list[bytes]:
+        """Names of the base that the opaque ``directory``, or one above it, hides and that are not in it."""
+        assert self._base is not None
+        under, hides = self._under[directory.inode]
+        hides = hides or (here.opaque and directory is not self.top)
+        names = {entry.name: entry for entry in self._base.listdir(under)}
+        for entry in here.entries:
+            below = names.pop(entry.name, None)
+            if below is not None and below.is_directory and entry.is_directory:
+                self._under[entry.inode] = (below, hides)
+        return list(names) if hides else []
+
     def xattrs(self, entry: Entry) -> dict[bytes, bytes]:
         if entry.where is None:
             return {}
         attributes = own(self._layer.xattrs(entry), entry.name)
         # That the top is opaque would mean that there is no image; no driver reads it so.
         marked = self._spelling == DEVICES and entry.is_directory and entry is not self.top
-        if marked and self._content(entry).opaque:
+        if marked and entry.inode not in self._under and self._content(entry).opaque:
             attributes.update(_MARKS)
         return attributes
 

@@ -49,6 +49,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "convert": ("overlay_convert", "convert"),
     "export": ("overlay_convert", "export"),
     "import": ("overlay_convert", "import_"),
+    "freeze": ("overlay_freeze", "freeze"),
+    "commit": ("overlay_freeze", "commit"),
 }
 
 

@@ -72,6 +72,11 @@ def layer(text: str, scratch: str) -> Iterator[Tree]:
     from sifkit.image import target
 
     found = target.resolve(text)
+    if found.found.ext is not None and found.found.ext.needs_recovery:
+        raise Failure(
+            f"cannot read {text}", "its last writer was killed, and its journal holds newer writes",
+            f"sifkit overlay check --fix {text}",
+        )  # fmt: skip
     with lock.acquire(place(found), exclusive=False), target.layer(found) as tree:
         yield tree
 
@@ -99,9 +104,7 @@ def compression(name: str) -> Compression:
     return zstd()
 
 
-def write(
-    tree: Tree, path: str, kind: str, report: Report, *, compress: str = "zstd", size: int | None = None
-) -> None:
+def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "zstd", size: int | None = None) -> None:
     """Write the layer ``tree`` as the new overlay ``path`` of ``kind``; ``report`` is told what cannot be kept.
 
     ``size``: of an ext3 image in bytes, None for what it needs and some room.
@@ -118,12 +121,18 @@ def write(
     elif kind == SQUASHFS:
         write_squash(spelled, path, report, compress=compress)
     else:
-        from overlay.write_tar import write_tar
+        write_archive(spelled, path, report)
 
-        with newfile.new_file(path, new_mode(0o666)) as fresh:
-            with open(fresh.fd, "wb", buffering=1 << 20, closefd=False) as stream:
-                write_tar(spelled, stream, report)
-            fresh.publish()
+
+def write_archive(tree: Tree, path: str, report: Report) -> int:
+    """Write ``tree`` as the new tar archive ``path``; its size."""
+    from overlay.write_tar import write_tar
+
+    with newfile.new_file(path, new_mode(0o666)) as fresh:
+        with open(fresh.fd, "wb", buffering=1 << 20, closefd=False) as stream:
+            write_tar(tree, stream, report)
+        fresh.publish()
+        return os.fstat(fresh.fd).st_size
 
 
 def new_mode(most: int) -> int:
@@ -133,14 +142,35 @@ def new_mode(most: int) -> int:
     return most & ~umask
 
 
-def write_squash(tree: Tree, path: str, report: Report, *, compress: str, made: int | None = None) -> None:
-    """Write ``tree`` as the new squashfs ``path``; ``made``: seconds since 1970, None for now."""
+def write_squash(
+    tree: Tree, path: str, report: Report, *, compress: str, made: int | None = None, latest: int | None = None
+) -> int:
+    """Write ``tree`` as the new squashfs ``path``; its size. The rest as of `fill_squash`."""
+    with newfile.new_file(path, new_mode(0o666)) as fresh:
+        size = fill_squash(tree, fresh.fd, report, compress=compress, made=made, latest=latest)
+        fresh.publish()
+    return size
+
+
+def fill_squash(
+    tree: Tree, fd: int, report: Report, *, compress: str, made: int | None = None, latest: int | None = None
+) -> int:
+    """Write ``tree`` as a squashfs into the empty file ``fd``; its size in bytes.
+
+    ``made``: when, in seconds since 1970, None for now. ``latest``: the latest time that a file in it may have.
+    """
     from overlay import sqwrite
 
-    with newfile.new_file(path, new_mode(0o666)) as fresh:
-        when = int(time.time()) if made is None else made
-        sqwrite.write_squash(tree, fresh.fd, compression(compress), report, time=when)
-        fresh.publish()
+    when = int(time.time()) if made is None else made
+    return sqwrite.write_squash(tree, fd, compression(compress), report, time=when, latest=latest)
+
+
+@contextlib.contextmanager
+def scratch_file(path: str) -> Iterator[int]:
+    """A nameless file beside ``path``, which is gone with the block."""
+    beside = os.path.join(os.path.dirname(path), f".sifkit-{os.urandom(12).hex()}.new")
+    with newfile.new_file(beside, 0o600) as fresh:
+        yield fresh.fd
 
 
 def write_image(tree: Tree, path: str, report: Report, size: int | None) -> None:

@@ -8,17 +8,16 @@ the image is compacted. Killed between any two of these, the image is whole, and
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from overlay import lock, newfile, resize, resize_grow
+from overlay import lock, resize, resize_grow
 from overlay.failure import Failure
 from overlay.resize import Resized, Wish
 from overlay.section import Section
 from overlay.superblock import Superblock
 from sifkit import sif
+from sifkit.image.convert import scratch_file
 from sifkit.sif import Descriptor, Edit, transfer
 from sifkit.sif.integrity import signed_groups
 from sifkit.sif.objects import PARTITION_ALIGNMENT, next_aligned
@@ -150,7 +149,7 @@ def _settle(edit: Edit) -> None:
 
 
 def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, size: int | None) -> Superblock:
-    with _scratch(edit.path) as scratch:
+    with scratch_file(edit.path) as scratch:
         after = resize.fill_copy(section, sb, scratch, size)
         at = edit.data_end()
         start = next_aligned(at, PARTITION_ALIGNMENT)
@@ -162,13 +161,6 @@ def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, size
     if not others and not old.offset < edit.header.table_offset < old.end:
         resize_grow.zero(edit.fd, old.offset, old.size, edit.path, keep=False)
     return after
-
-
-@contextlib.contextmanager
-def _scratch(path: str) -> Iterator[int]:
-    name = os.path.join(os.path.dirname(path), f".sifkit-{os.urandom(12).hex()}.new")
-    with newfile.new_file(name, 0o600) as fresh:
-        yield fresh.fd
 
 
 def _compact(path: str) -> str:
