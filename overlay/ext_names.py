@@ -117,6 +117,8 @@ class Names:
         inode = self.inode(number)
         present = list(self._blocks(inode))
         places = [block for at, first, length in present if at >= 0 for block in range(first, first + length)]
+        if inode.size != len(places) * sb.block_size:
+            raise ExtError(f"inode {number}: a directory with holes")
         for block, data in zip(places, contents, strict=False):
             volume.put(block, data)
         body = Body(len(contents) * sb.block_size, inode.sectors, inode.block)
