@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from overlay import whiteout
@@ -19,7 +20,7 @@ from overlay.commit_upper import (
     nearer,
     same_file,
 )
-from overlay.ext_inode import Attributes, attributes_of
+from overlay.ext_inode import Attributes
 from overlay.ext_write import Writer
 
 UPPER: Final = b"upper"
@@ -61,6 +62,7 @@ class Carrier:
         self._waiting: list[_Directory | int] = []
         self._parted: dict[int, tuple[bytes, int]] = {}  # inode with several names -> replaced by, stored as
         self._sockets: list[bytes] = []
+        self._now = time.time_ns()
         self.added = self.changed = self.deleted = 0
 
     def report(self) -> Report:
@@ -73,7 +75,7 @@ class Carrier:
         found = os.stat(upper)
         top = writer.lookup(writer.root, UPPER)
         if not top:
-            top = writer.mkdir(writer.root, UPPER, attributes_of(found))
+            top = writer.mkdir(writer.root, UPPER, self._attributes(found, {}))
         self._merge(upper, b"", top, found, below)
         try:
             while self._waiting:
@@ -102,7 +104,7 @@ class Carrier:
         if opaque:
             self.deleted += sum(1 for _ in writer.directory(inode))
             writer.clear_directory(inode)
-        writer.set_attributes(inode, attributes_of(found, xattrs))
+        writer.set_attributes(inode, self._attributes(found, xattrs))
         self._waiting.append(_Directory(where, inside, inode, opaque, [] if opaque or was_opaque else lowers))
 
     def _enter(self, directory: _Directory) -> None:
@@ -142,7 +144,7 @@ class Carrier:
         if self._whiteout and self._whiteouts < _MOST_WHITEOUTS:
             self._writer.link(parent, name, self._whiteout)
         else:
-            attributes = attributes_of(entry.stat)._replace(mode=stat.S_IFCHR, xattrs={})
+            attributes = self._attributes(entry.stat, {})._replace(mode=stat.S_IFCHR)
             self._whiteout = self._writer.mknod(parent, name, os.makedev(0, 0), attributes)
             self._whiteouts = 0
         self._whiteouts += 1
@@ -176,7 +178,7 @@ class Carrier:
         if lowers != [] and (covering or marked_opaque(entry.path)):
             xattrs.update(_OPAQUE)
             lowers = []
-        number = writer.mkdir(directory.inode, name, attributes_of(entry.stat, xattrs))
+        number = writer.mkdir(directory.inode, name, self._attributes(entry.stat, xattrs))
         self._waiting.append(_Directory(entry.path, inside, number, True, lowers))
 
     def _clear_way(self, directory: _Directory, name: bytes, number: int) -> None:
@@ -201,7 +203,7 @@ class Carrier:
                 self.changed += 1
                 fd = entry.open()
                 try:
-                    writer.rewrite(number, fd, attributes_of(found, kept_xattrs(fd)), found)
+                    self._rewrite(number, fd, found)
                 finally:
                     os.close(fd)
                 self._remember(identity, number, found)
@@ -219,6 +221,19 @@ class Carrier:
             if number and stat.S_ISREG(found.st_mode) and not entry.path.startswith(_BY_DESCRIPTOR):
                 self._parted.setdefault(number, (entry.path, made))
 
+    def _rewrite(self, number: int, fd: int, found: os.stat_result) -> None:
+        """A file of the image that was copied up, for its contents or only for its attributes."""
+        attributes = self._attributes(found, kept_xattrs(fd))
+        if self._writer.holds(number, fd, found):
+            self._writer.set_attributes(number, attributes)
+        else:
+            self._writer.rewrite(number, fd, attributes, found)
+
+    def _attributes(self, found: os.stat_result, xattrs: Mapping[bytes, bytes]) -> Attributes:
+        """As in the session, but changed now: that tells a session from before that it comes too late."""
+        times = found.st_atime_ns, found.st_mtime_ns, self._now
+        return Attributes(found.st_mode, found.st_uid, found.st_gid, *times, xattrs)
+
     def _rejoin(self, entry: Found, number: int) -> int:
         """Names of one file of the image that were changed alike (chmod -R) and so came apart, but say the same."""
         other, made = self._parted.get(number, (b"", 0))
@@ -233,10 +248,10 @@ class Carrier:
         if stat.S_ISREG(found.st_mode):
             fd = entry.open()
             try:
-                return writer.create(parent, name, fd, attributes_of(found, kept_xattrs(fd)), found)
+                return writer.create(parent, name, fd, self._attributes(found, kept_xattrs(fd)), found)
             finally:
                 os.close(fd)
-        attributes: Attributes = attributes_of(found, kept_xattrs(entry.path))
+        attributes = self._attributes(found, kept_xattrs(entry.path))
         if stat.S_ISLNK(found.st_mode):
             return writer.symlink(parent, name, os.readlink(entry.path), attributes)
         return writer.mknod(parent, name, found.st_rdev, attributes)

@@ -107,6 +107,25 @@ def _write(volume: Volume, view: memoryview, at: int) -> None:
         view, offset = view[count:], offset + count
 
 
+def same(volume: Volume, runs: list[tuple[int, int, int]], fd: int, size: int) -> bool:
+    """Whether the file open at ``fd`` says what these blocks do, (logical, physical, length), of a file of ``size``.
+
+    Not known, so False, where the blocks have holes between them.
+    """
+    at = 0
+    for logical, physical, length in runs:
+        if logical != at // volume.block_size:
+            return False
+        place = volume.section.offset + physical * volume.block_size
+        left = min(length * volume.block_size, size - at)
+        while left > 0:
+            piece = os.pread(fd, min(left, _BUFFER), at)
+            if not piece or piece != os.pread(volume.fd, len(piece), place):
+                return False
+            at, place, left = at + len(piece), place + len(piece), left - len(piece)
+    return at == size
+
+
 def _mapped(volume: Volume, size: int, runs: list[tuple[int, int, int]]) -> Body:
     block, took = ext_map.build(runs, volume.block_size, lambda: volume.take(1)[0], volume.fill)
     blocks = took + sum(length for _, _, length in runs)

@@ -11,7 +11,7 @@ _BASE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
 _LARGE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
 _EXTRA_SIZE: Final = 32  # what the kernel wants at least since 2.6.23: to and with i_projid
 _OLD_SIZE: Final = 128
-_SECOND: Final = 10**9
+SECOND: Final = 10**9
 _FIRST_SECOND, _LAST_SECOND = -(2**31), 2**31 - 1
 _LAST_EPOCH: Final = 3 * 2**32 + _LAST_SECOND
 _NONE: Final[Mapping[bytes, bytes]] = {}
@@ -29,13 +29,6 @@ class Attributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     xattrs: Mapping[bytes, bytes] = _NONE
-
-
-def attributes_of(found: os.stat_result, xattrs: Mapping[bytes, bytes] = _NONE) -> Attributes:
-    """The attributes of a file of the host."""
-    return Attributes(
-        found.st_mode, found.st_uid, found.st_gid, found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns, xattrs
-    )
 
 
 class Body(NamedTuple):
@@ -87,12 +80,12 @@ def pack(
 
 def _time(nanoseconds: int, large: bool) -> tuple[int, int]:
     """The 32 bits of seconds, and the word with two more bits of them and the fraction."""
-    seconds, fraction = divmod(nanoseconds, _SECOND)
+    seconds, fraction = divmod(nanoseconds, SECOND)
     if 0 <= seconds <= _LAST_SECOND:
         return seconds, fraction << 2
     last = _LAST_EPOCH if large else _LAST_SECOND
     if not _FIRST_SECOND <= seconds <= last:
-        seconds, fraction = (_FIRST_SECOND, 0) if seconds < 0 else (last, _SECOND - 1)
+        seconds, fraction = (_FIRST_SECOND, 0) if seconds < 0 else (last, SECOND - 1)
     # Seconds are a signed number of 32 bits plus epoch times 2 ** 32.
     epoch = seconds + 2**31 >> 32 & 3
     return seconds & 0xFFFFFFFF, fraction << 2 | epoch

@@ -150,6 +150,18 @@ class Writer(Names):
         self._write(number, attributes, body, links=inode.links, flags=inode.flags & _KEPT_FLAGS)
         self._volume.relieve()
 
+    def holds(self, number: int, fd: int, found: os.stat_result) -> bool:
+        """Whether a regular file certainly has the contents of the one open at ``fd``; ``found``: its fstat.
+
+        Looked at only where size and time of change agree.
+        """
+        inode = self.inode(number)
+        fraction = 1 if self._room else ext_inode.SECOND  # small inodes count seconds
+        if inode.size != found.st_size or inode.mtime_ns // fraction != found.st_mtime_ns // fraction:
+            return False
+        runs = [run for run in self._blocks(inode) if run[0] >= 0]
+        return ext_data.same(self._volume, runs, fd, inode.size)
+
     def set_attributes(self, number: int, attributes: Attributes) -> None:
         """Give an inode other owner, permissions, times and extended attributes (all of them), and no other type."""
         inode = self.inode(number)

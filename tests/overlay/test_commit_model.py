@@ -140,7 +140,7 @@ def apply(upper: bytes, verb: str, path: bytes, value: object) -> None:
     there = os.path.lexists(where)
     if verb in ("file", "sparse", "directory", "delete", "symlink", "fifo", "socket") and there:
         if stat.S_ISDIR(os.lstat(where).st_mode):
-            shutil.rmtree(where)
+            shutil.rmtree(os.fsdecode(where))
         else:
             os.unlink(where)
     if verb in ("chmod", "xattr", "time", "owner") and (not there or os.path.islink(where)):
