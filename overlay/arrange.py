@@ -6,10 +6,11 @@ Nothing is changed here; `overlay.upper.prepare` makes what a writable directory
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay.failure import USAGE, Failure, from_oserror
 from overlay.layer import Arranged, Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

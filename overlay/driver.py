@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from overlay import linux, mount
 from overlay.failure import Failure
 from overlay.features import Features
 from overlay.layer import ExtOverlay, Overlay, Stack, Tmpfs
+from overlay.records import NamedTuple
 
 Name = Literal["bind", "kernel", "staged", "fuse-overlayfs"]
 Points = Literal["none", "optional", "needed"]

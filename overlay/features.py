@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
 
 from overlay import mount
+from overlay.records import NamedTuple
 
 
 class Features(NamedTuple):

@@ -5,8 +5,7 @@ A layer is a plain record; `overlay.attach` turns those that are images into dir
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 

@@ -15,12 +15,13 @@ import os
 import stat
 import time
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from overlay import holder as holders_
 from overlay import ofd
 from overlay.holder import Holder, Key
 from overlay.ofd import CannotLock as CannotLock
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 LOCK_FILE: Final = ".sifkit.lock"

@@ -11,9 +11,10 @@ Always with `userxattr`, for root too: one spelling of marks, so that what root 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import linux, tools
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from overlay.fuse import Server

@@ -6,7 +6,8 @@ Read by name, for they are not listed everywhere. While the revision is the same
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from overlay.records import NamedTuple
 
 
 class Revision(NamedTuple):

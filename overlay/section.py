@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from overlay.records import NamedTuple
 
 
 class Section(NamedTuple):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from overlay.failure import USAGE, Failure
+from overlay.records import NamedTuple
 
 Mode = Literal["auto", "ro", "rw", "fuse"]
 

@@ -7,9 +7,9 @@ servers on `argv`. Nothing here is imported for a run that needs no helper.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 
 # Program -> Debian package; other distributions name them alike, and the hint says "package NAME or like it".
 PACKAGES = {

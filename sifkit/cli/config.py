@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 
 # Key -> type as a person would call it; the tests hold docs/man against this table.
 KEYS = {

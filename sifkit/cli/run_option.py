@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
+
+from overlay.records import NamedTuple
 
 # Heading in --help -> module with its table, OPTIONS.
 SUBJECTS = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, Lower, SquashImage
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from sifkit.image.sif import Partition

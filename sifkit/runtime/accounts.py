@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
+from overlay.records import NamedTuple
 from sifkit.runtime import identity, inroot
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import File, Root

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import driver, features, linux, mount, tools
 from overlay.attached import Attached, Owner
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
+from overlay.records import NamedTuple
 from sifkit.runtime import bindmount, on_base, points, writable
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
 
 from overlay.failure import USAGE, Failure
+from overlay.records import NamedTuple
 
 _OPTION = re.compile(r"ro|rw|id=.*|image-src=.*")
 _KEYS = {"source": "src", "destination": "dst", "target": "dst", "readonly": "ro"}

@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+
+from overlay.records import NamedTuple
 
 FROM_TERMINAL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: Ctrl-C and the like, sent to a whole process group
 

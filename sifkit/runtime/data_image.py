@@ -6,10 +6,11 @@ Init attaches the images, as it does layers; the payload binds what it wants of 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import linux
 from overlay.layer import ExtImage, ExtOverlay, SquashImage
+from overlay.records import NamedTuple
 from sifkit.runtime import bindmount, inroot
 from sifkit.runtime.scratch import SCRATCH
 from sifkit.runtime.steps import Root, Target

@@ -6,7 +6,9 @@ What the image's own scripts make of it is `sifkit.runtime.sourcing`'s.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from sifkit.runtime.request import Variables

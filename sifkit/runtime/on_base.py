@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import driver
 from overlay.failure import Failure
 from overlay.layer import Directory
+from overlay.records import NamedTuple
 from sifkit.runtime import points
 from sifkit.runtime.scratch import SCRATCH
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import revision
 from overlay.failure import USAGE, Failure
 from overlay.layer import Directory, Overlay, Stack
+from overlay.records import NamedTuple
 from sifkit.runtime import defaults, environ, foreign
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay.layer import Lower, Writable
+from overlay.records import NamedTuple
 from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 

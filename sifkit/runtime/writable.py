@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from overlay import linux
 from overlay.failure import from_oserror
 from overlay.layer import ExtOverlay, Overlay, Tmpfs
+from overlay.records import NamedTuple
 from sifkit.runtime.scratch import SCRATCH, on_disk
 
 if TYPE_CHECKING:
