@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from overlay import tools
 from overlay.failure import Failure
 from overlay.records import NamedTuple
 
@@ -77,6 +78,9 @@ def _parse(path: str, text: bytes) -> dict[str, Any]:
             raise Failure(f"{path}: unknown key {key!r}", f"known are {', '.join(KEYS)}")
         if not _fits(key, value):
             raise Failure(f"{path}: {key} must be a {KEYS[key]}", f"it is {value!r}")
+    for name in values.get("helpers", {}):
+        if name not in tools.PACKAGES:
+            raise Failure(f"{path}: unknown helper {name!r}", f"known are {', '.join(tools.PACKAGES)}")
     return values
 
 

@@ -32,9 +32,7 @@ def mounts(given: Given, settings: config.Config) -> Mounts:
         *(binds.parse_mount(text) for text in given["mount"] or ()),
     ])  # fmt: skip
     taken = {entry.destination for entry in asked}
-    usual = [entry for text in settings.bind for entry in binds.parse(text)]
-    if "bind-paths" in without:
-        usual = []
+    usual = [] if "bind-paths" in without else _usual(settings)
     usual = [entry for entry in usual if entry.destination not in taken | without]
     return Mounts(
         binds=tuple(_step(number, entry) for number, entry in enumerate([*usual, *asked])),
@@ -46,6 +44,17 @@ def mounts(given: Given, settings: config.Config) -> Mounts:
         dns=_servers(given["dns"] or ""),
         shown=",".join(re.sub(r"([,:])", r"\\\1", entry.destination) for entry in asked if entry.nested),
     )
+
+
+def _usual(settings: config.Config) -> list[Asked]:
+    """Those of the configuration. It serves several hosts, so what is not on this one is left out, with a warning."""
+    found: list[Asked] = []
+    for text in settings.bind:
+        try:
+            found += binds.parse(text, f"bind in {dict(settings.sources)['bind']}:")
+        except binds.Missing as error:
+            CONSOLE.warning(f"{error.brief}: {error.cause}; it is left out")
+    return found
 
 
 def _once(asked: list[Asked]) -> list[Asked]:

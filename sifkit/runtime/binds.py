@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 
-from overlay.failure import USAGE, Failure
+from overlay.failure import ADVICE, USAGE, Failure
 from overlay.records import NamedTuple
 
 _OPTION = re.compile(r"ro|rw|id=.*|image-src=.*")
@@ -33,9 +33,16 @@ class Asked(NamedTuple):
     text: str = ""
 
 
-def parse(text: str) -> tuple[Asked, ...]:
-    """The binds that one value names. ``\\:`` and ``\\,`` stand for the characters. `Failure` (2) on bad syntax."""
-    return tuple(_one(part) for part in _split(text) if part.strip(":"))
+class Missing(Failure):
+    """The source of a bind is not there, or cannot be seen."""
+
+
+def parse(text: str, where: str = "--bind") -> tuple[Asked, ...]:
+    """The binds that one value names. ``\\:`` and ``\\,`` stand for the characters. `Failure` (2) on bad syntax.
+
+    ``where``: what the value belongs to, for errors.
+    """
+    return tuple(_one(part, where) for part in _split(text) if part.strip(":"))
 
 
 def fields(text: str) -> list[str]:
@@ -54,16 +61,16 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _one(text: str) -> Asked:
+def _one(text: str, where: str) -> Asked:
     parts = re.split(r"(?<!\\):", text)
     if len(parts) > 3 or not parts[0]:
-        raise _bad(text, "a bind is SRC, SRC:DEST or SRC:DEST:ro")
+        raise _bad(f"{where} {text}", "a bind is SRC, SRC:DEST or SRC:DEST:ro")
     source, *rest = fields(":".join(parts[:2]))
     options = dict(_pair(option) for option in re.split(r"(?<!\\),", parts[2])) if len(parts) > 2 else {}
     for option in options:
         if option not in ("ro", "rw", "id", "image-src"):
-            raise _bad(text, f"{option!r} is not a bind option; ro, rw, id=N and image-src=DIR are")
-    return _asked(f"--bind {text}", source, rest[0] if rest and rest[0] else os.path.abspath(source), options)
+            raise _bad(f"{where} {text}", f"{option!r} is not a bind option; ro, rw, id=N and image-src=DIR are")
+    return _asked(f"{where} {text}", source, rest[0] if rest and rest[0] else os.path.abspath(source), options)
 
 
 def parse_mount(text: str) -> Asked:
@@ -97,8 +104,13 @@ def _asked(text: str, source: str, destination: str, options: dict[str, str]) ->
     if destination == "/":
         raise _wrong(text, "the destination cannot be / itself")
     source = os.path.abspath(source)
-    if not os.path.exists(source):
-        raise Failure(f"{text}: cannot bind {source}", "there is no such file or directory")
+    try:
+        os.stat(source)
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError)
+        cause = "there is no such file or directory" if absent else error.strerror
+        hint = ADVICE.get(error.errno or 0, "the path on the host comes first: SRC:DEST")
+        raise Missing(text, f"cannot bind {source}: {cause}", hint) from None
     number = options.get("id", "1")
     if not number.isascii() or not number.isdigit() or int(number) == 0:
         raise _wrong(text, f"id={number}: objects of a SIF image have numbers from 1 on")
@@ -114,9 +126,9 @@ def _wrong(text: str, cause: str) -> Failure:
     return Failure(text, cause, "", USAGE)
 
 
-def _bad(text: str, cause: str) -> Failure:
+def _bad(brief: str, cause: str) -> Failure:
     hint = "write '\\:' for a colon and '\\,' for a comma that belong to a path"
-    return Failure(f"--bind {text}", cause, hint, USAGE)
+    return Failure(brief, cause, hint, USAGE)
 
 
 def _bad_mount(text: str, cause: str) -> Failure:
