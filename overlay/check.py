@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final, NamedTuple
 
-from overlay import e2fsprogs, superblock
+from overlay import e2fsprogs, edit, superblock
 from overlay.section import Section
 
 # What e2fsck asks, and answers itself under -n; and lines that say nothing about this image's health.
@@ -42,7 +42,9 @@ class Verdict(NamedTuple):
 
 
 def needs_check(section: Section) -> bool:
-    """Whether the superblock says that its last writer did not end properly. Raises OSError, ExtError."""
+    """Whether its last writer did not end properly, as the superblock or an undo log says. Raises OSError, ExtError."""
+    if edit.cut_off(section):
+        return True
     fd = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return not superblock.read(fd, section.offset).clean
@@ -56,6 +58,9 @@ def check(section: Section, mend: bool, *, force: bool = False) -> Verdict:
     Without ``mend`` nothing is written, and the whole image is read (``e2fsck -fn``). With it, an image that
     was left properly is believed unless ``force``. Raises Failure when e2fsck is missing; never for a verdict.
     """
+    taken_back = mend and edit.cut_off(section)
+    if taken_back:
+        edit.take_back(section)
     options = (["-p", "-f"] if force else ["-p"]) if mend else ["-fn"]
     recovery = mend and _needs_recovery(section)
     done = e2fsprogs.e2fsck(section, *options, write=mend)
@@ -70,6 +75,8 @@ def check(section: Section, mend: bool, *, force: bool = False) -> Verdict:
         return Verdict(Outcome.FAILED, f"it could not be checked: {cause}", details, command)
     if done.status & e2fsprogs.FSCK_LEFT:
         return Verdict(Outcome.DAMAGED, _damage(section, mend), details, command)
+    if taken_back:
+        return Verdict(Outcome.MENDED, "an edit of it was cut off, and has been taken back", details)
     if done.status & (e2fsprogs.FSCK_MENDED | e2fsprogs.FSCK_REBOOT) or recovery:
         return Verdict(Outcome.MENDED, _mended(recovery, details), details)
     return Verdict(Outcome.CLEAN, _clean(section, mend, force), details)

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 
-from overlay import superblock
+from overlay import record, superblock
 from overlay.commit_needs import Needs as Needs
 from overlay.commit_needs import free as free
 from overlay.commit_needs import needs as needs
@@ -49,12 +49,13 @@ def quick_check(section: Section) -> str:
 
 
 def commit(
-    section: Section, upper: str, below: Sequence[str] | None, undo: str, note: Callable[[str], None]
+    section: Section, upper: str, below: Sequence[str] | None, undo: str, note: Callable[[str], None], base: str = ""
 ) -> Report:
     """Carry ``upper`` into the image.
 
     ``below``: the directories of the read-only layers below the image, topmost first, as this process sees them;
     None when they are not known: then every deletion is kept as a whiteout.
+    ``base``: the root that the changes were made on, to be recorded (`overlay.record`).
     ``undo``: where the undo log goes, which must not be there; `discard` it when the commit is recorded as done.
     ``note`` is told what a person should know. Raises OSError that names the path it failed at (`NoSpace` when the
     image is full), ExtError, Failure; whatever it raises, call `rollback`.
@@ -62,6 +63,8 @@ def commit(
     with Writer(section, undo) as writer:
         work = Carrier(writer, note)
         work.carry(os.fsencode(upper), None if below is None else [os.fsencode(path) for path in below])
+        if base:
+            record.keep_in_image(writer, base, work.added)
         writer.finish()
         wrong = quick_check(section)
         if wrong:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlay import e2fsprogs, newfile
 from overlay.section import Section
 from overlay.size import MIB, format_size
+
+if TYPE_CHECKING:
+    from overlay.superblock import Superblock
 
 BLOCK_SIZE: Final = 4096
 SMALLEST: Final = 16 * MIB  # mke2fs: the journal, 4 MiB at least, may not fill half of the free blocks
@@ -100,6 +103,17 @@ def format_ext3(
     _format(whole, inodes, bytes_per_inode, label, discard=False)
     _populate(whole, plan, owner)
     return Created(section, reserved and not sparse)
+
+
+def format_like(section: Section, old: Superblock, inodes: int) -> None:
+    """Make the zeroed ``section`` an empty file system with label and UUID of ``old`` and room for ``inodes`` files.
+
+    Without upper/ and work/. Raises ToolError: more inodes than its size can have.
+    """
+    label = os.fsdecode(old.label) or None
+    uuid = old.uuid.hex()
+    _format(section, inodes, None, label, discard=True, uuid=uuid)
+    e2fsprogs.debugfs(section, [[b"set_super_value", b"r_blocks_count", b"1"]], write=True)
 
 
 def create_directory(path: str, *, dirs: Iterable[str] = ()) -> None:
@@ -197,8 +211,9 @@ def _journal_mib(size: int) -> int:
 
 
 def _format(
-    section: Section, inodes: int | None, bytes_per_inode: int | None, label: str | None, *, discard: bool
-) -> None:
+    section: Section, inodes: int | None, bytes_per_inode: int | None, label: str | None, *,
+    discard: bool, uuid: str = "",
+) -> None:  # fmt: skip
     if inodes is not None and inodes * _INODE_SIZE > section.size:
         need = format_size(inodes * _INODE_SIZE)
         raise ValueError(f"{inodes} inodes alone take {need}, and the size is {format_size(section.size)}")
@@ -206,6 +221,7 @@ def _format(
     if label is not None and len(os.fsencode(label)) > _LABEL_MAX:
         raise ValueError(f"label {label!r} is longer than {_LABEL_MAX} bytes")
     name = ["-L", label] if label is not None else []
+    name += ["-U", uuid] if uuid else []
     e2fsprogs.mke2fs(
         section,
         *("-O", FEATURES, "-I", str(_INODE_SIZE), "-m", "0", "-J", f"size={_journal_mib(section.size)}", *count, *name),

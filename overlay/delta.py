@@ -102,6 +102,8 @@ class _Comparison:
         except PermissionError as error:
             self._unreadable.append(Unreadable(path, error))
             return change, None
+        if here.opaque:  # nothing of the base shows in it, nor in what is in it
+            below = below._replace(opaque=True)
         return change, (path + b"/", below, old)
 
     def _change(self, path: bytes, entry: Entry, old: Entry | None) -> Change | None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from overlay import flatjson
 
 if TYPE_CHECKING:
+    from overlay.ext_write import Writer
     from overlay.tree import Tree
 
 NAME: Final = "sifkit.json"
 _LARGEST: Final = 65536
+_SPARE_INODES: Final = 64
 
 
 def read(whole: Tree) -> dict[str, Any]:
@@ -58,6 +60,40 @@ def keep(overlay: str, base: str) -> None:
                 os.ftruncate(fd, len(new))
         finally:
             os.close(fd)
+
+
+def keep_in_image(writer: Writer, base: str, added: int) -> None:
+    """The same for the image that ``writer`` has open and has made ``added`` names in; nothing where it is full."""
+    from overlay.extread import ExtReader
+
+    if writer.superblock.free_inodes - added < _SPARE_INODES:
+        return
+    with ExtReader(writer.section) as reader:
+        found = reader.lookup(NAME.encode())
+        old = reader.read(found, _LARGEST) if found is not None and found.is_file and found.size <= _LARGEST else b""
+    new = updated(old, base)
+    if new != old:
+        with contextlib.suppress(OSError):  # not even one free block
+            put(writer, new)
+
+
+def put(writer: Writer, data: bytes) -> None:
+    """Make ``data`` the record of the image that ``writer`` has open."""
+    import stat
+    import time
+
+    from overlay.ext_inode import Attributes
+
+    now = time.time_ns()
+    if writer.lookup(writer.root, NAME.encode()):
+        writer.unlink(writer.root, NAME.encode())
+    fd = os.memfd_create("sifkit")
+    try:
+        os.write(fd, data)
+        attributes = Attributes(stat.S_IFREG | 0o644, os.geteuid(), os.getegid(), now, now, now)
+        writer.create(writer.root, NAME.encode(), fd, attributes)
+    finally:
+        os.close(fd)
 
 
 def _decode(data: bytes) -> dict[str, Any]:

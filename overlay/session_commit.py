@@ -79,7 +79,7 @@ def carry_out(
     undo = undo_place(section.path, one)
     one = _begin(one, section, undo)
     try:
-        report = engine.commit(section, one.upper, below, undo, note)
+        report = engine.commit(section, one.upper, below, undo, note, one.record.base)
         engine.quick_check(section)
     except BaseException:
         take_back(one, section, undo)

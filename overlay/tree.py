@@ -11,7 +11,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from operator import itemgetter
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -105,6 +105,10 @@ class Tree(abc.ABC):
         """Where a regular file has data, ascending; what lies between is holes. Small files may have none."""
         return [Extent(0, entry.size)] if entry.size else []
 
+    def identity(self, entry: Entry) -> Hashable:
+        """The same for all hard links of one file, and for nothing else in the tree."""
+        return entry.inode
+
     def lookup(self, path: bytes) -> Entry | None:
         """What is at ``path`` below the top; symbolic links are not followed. None when nothing is."""
         found = self.top
@@ -177,6 +181,14 @@ class DirectoryTree(Tree):
         # Should it have become a link or a pipe since, we neither follow nor wait.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         return io.BufferedReader(io.FileIO(os.open(entry.where, flags), "rb"))
+
+    def identity(self, entry: Entry) -> Hashable:
+        assert isinstance(entry.where, bytes)
+        return os.lstat(entry.where).st_dev, entry.inode  # a directory may have other file systems in it
+
+    def at(self, path: bytes) -> Entry:
+        """What is at ``path`` of the host; symbolic links as the last part are not followed. Raises OSError."""
+        return _of_stat(os.path.basename(path), os.lstat(path), path)
 
 
 _PIECE: Final = 1 << 20

@@ -24,7 +24,7 @@ from overlay.superblock import ExtError
 if TYPE_CHECKING:
     from overlay.extread import Entry, ExtReader
 
-_PREFIX: Final = b".wh."
+PREFIX: Final = b".wh."
 _RESERVED: Final = b".wh..wh."  # AUFS keeps its own things under these names
 OPAQUE_NAMES: Final = frozenset({b".wh..wh..opq", b".wh..opq"})
 
@@ -45,9 +45,9 @@ def is_whiteout(mode: int, device: tuple[int, int]) -> bool:
 
 def deleted_name(name: bytes) -> bytes | None:
     """The name that the file ``name`` marks as deleted, or None."""
-    if not name.startswith(_PREFIX) or name.startswith(_RESERVED) or name in OPAQUE_NAMES:
+    if not name.startswith(PREFIX) or name.startswith(_RESERVED) or name in OPAQUE_NAMES:
         return None
-    return name[len(_PREFIX) :] or None
+    return name[len(PREFIX) :] or None
 
 
 def is_opaque(xattrs: Mapping[bytes, bytes]) -> bool:
@@ -84,7 +84,7 @@ def scan_image(reader: ExtReader, top: bytes = b"/upper") -> Whiteouts:
     for directory, entries in _directories(reader, top, opaque):
         names = {entry.name for entry in entries}
         for name, number, kind in entries:
-            marked = deleted_name(name) if name.startswith(_PREFIX) else None
+            marked = deleted_name(name) if name.startswith(PREFIX) else None
             if marked is not None or name in OPAQUE_NAMES:
                 if reader.inode(number).is_directory:
                     continue
@@ -225,10 +225,11 @@ def _has_mark(directory: bytes) -> bool:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
             return False
         raise
-    return any(mark in present and _value(directory, mark) == _YES for mark in OPAQUE_MARKS)
+    return any(mark in present and value_of(directory, mark) == _YES for mark in OPAQUE_MARKS)
 
 
-def _value(directory: bytes, mark: str) -> bytes:
+def value_of(directory: bytes, mark: str) -> bytes:
+    """The value of the opaque mark ``mark`` of a directory; empty where it has none, or nobody may see it."""
     try:
         return os.getxattr(directory, mark, follow_symlinks=False)
     except OSError:  # trusted ones are listed to nobody but root; a race with nobody, for we hold the lock
@@ -237,13 +238,13 @@ def _value(directory: bytes, mark: str) -> bytes:
 
 def mark_opaque(directory: bytes) -> int:
     """Give ``directory`` every opaque mark it lacks that the caller may set; 1 if there was one, else 0."""
-    missing = [mark for mark in (KERNEL_MARK, FUSE_MARK) if _value(directory, mark) != _YES]
+    missing = [mark for mark in (KERNEL_MARK, FUSE_MARK) if value_of(directory, mark) != _YES]
     try:
         _set(directory, missing)
     except PermissionError:
         with _opened(directory):
             _set(directory, missing)
-    if _value(directory, ROOT_MARK) != _YES:
+    if value_of(directory, ROOT_MARK) != _YES:
         # Only root outside of user namespaces may; the kernel driver under root reads no other.
         with contextlib.suppress(PermissionError):
             os.setxattr(directory, ROOT_MARK, _YES, follow_symlinks=False)

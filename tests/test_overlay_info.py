@@ -12,6 +12,9 @@ import pytest
 from images import Program
 from probes import needs
 
+from overlay import edit
+from overlay import record as records
+from overlay.section import Section
 from sifkit import sif
 
 
@@ -94,15 +97,22 @@ def test_small_blocks_and_features_that_apptainer_refuses(
 
 
 @needs("userns", "overlayfs")
-def test_a_run_that_may_write_records_its_base(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["directory", pytest.param("image", marks=needs("fuse2fs", "fuse-overlayfs"))])
+def test_a_run_that_may_write_records_its_base(sifkit: Program, rootfs: Path, tmp_path: Path, kind: str) -> None:
     overlay = tmp_path / "changes"
-    sifkit.ok("overlay", "create", f"{overlay}/")
+    sifkit.ok("overlay", "create", f"{overlay}/" if kind == "directory" else str(overlay))
     assert told(sifkit, overlay)["record"] is None
     sifkit.ok("exec", "--overlay", f"{overlay}:ro", str(rootfs), "true")
     assert told(sifkit, overlay)["record"] is None
     sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "true")
     assert f"last on     {rootfs}\n" in sifkit.ok("overlay", "info", str(overlay))
-    (overlay / "sifkit.json").write_text('{"base": "/else", "mine": [1]}')
+    other = '{"base": "/else", "mine": [1]}'
+    if kind == "directory":
+        (overlay / "sifkit.json").write_text(other)
+    else:
+        section = Section(str(overlay), 0, overlay.stat().st_size)
+        with edit.editing(section, "") as writer:
+            records.put(writer, other.encode())
     sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "true")
     assert told(sifkit, overlay)["record"] == {"base": str(rootfs), "mine": [1]}
     assert "sifkit.json" not in sifkit.ok("exec", "--overlay", str(overlay), str(rootfs), "ls", "/")

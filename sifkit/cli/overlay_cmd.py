@@ -41,6 +41,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "info": ("overlay_info", "info"),
     "ls": ("overlay_see", "ls"),
     "cat": ("overlay_see", "cat"),
+    "cp": ("overlay_edit", "cp"),
+    "rm": ("overlay_edit", "rm"),
     "diff": ("overlay_diff", "diff"),
     "check": ("overlay_mend", "check"),
     "resize": ("overlay_mend", "resize"),

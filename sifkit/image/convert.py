@@ -194,9 +194,10 @@ def write_image(tree: Tree, path: str, report: Report, size: int | None) -> None
 
 def write_overlay_directory(tree: Tree, path: str, report: Report) -> None:
     """Write ``tree`` as the upper/ of the new directory overlay ``path``."""
-    from overlay.write_directory import remove_tree, write_directory
+    from overlay.remove import remove
+    from overlay.tree_write import write_directory
 
-    with newfile.new_directory(path, remove_tree) as fresh:
+    with newfile.new_directory(path, remove) as fresh:
         os.chmod(fresh, 0o700)  # until it is complete
         os.mkdir(f"{fresh}/upper", 0o700)
         write_directory(tree, f"{fresh}/upper", report)

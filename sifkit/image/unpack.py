@@ -17,7 +17,7 @@ from typing import Protocol
 from overlay import tools
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory, SquashImage
-from overlay.write_directory import remove_tree
+from overlay.remove import remove
 
 
 class Progress(Protocol):
@@ -70,7 +70,7 @@ def _alone(place: str) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name in os.listdir(place):
             if name.startswith("new-"):  # of one that was killed
-                remove_tree(f"{place}/{name}")
+                remove(f"{place}/{name}")
         yield
     finally:
         os.close(lock)
@@ -89,4 +89,4 @@ def _unpack(layer: SquashImage, place: str, tree: str, brief: str) -> None:
             raise Failure(brief, lines[0] if lines else f"unsquashfs ended with status {done.status}")
         os.rename(f"{fresh}/root", tree)
     finally:
-        remove_tree(fresh)
+        remove(fresh)

@@ -33,6 +33,10 @@ class Opened(NamedTuple):
 def ready(plan: Plan, found: features.Features, name: driver.Name, lowers: list[str]) -> Opened:
     """Make the writable layer of ``plan`` ready for the driver ``name``, on ``lowers``; --create-dir is done."""
     opened = _open(plan.stack.upper, found, name)
+    if isinstance(plan.stack.upper, ExtOverlay):
+        from overlay import record
+
+        record.keep(f"{SCRATCH}/image", plan.image)
     if plan.create_dirs:
         from sifkit.runtime import create_dir
 
