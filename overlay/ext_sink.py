@@ -5,26 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from typing import Final
 
-from overlay import ext_inode, ext_xattr, whiteout
+from overlay import ext_data, ext_inode, ext_xattr, whiteout
 from overlay.ext_inode import Attributes
+from overlay.ext_volume import Volume
 from overlay.ext_write import Writer
 from overlay.layer_write import LayerSink
 from overlay.loss import Report
-from overlay.tree import DirectoryTree, Entry, Tree, pieces
+from overlay.tree import DirectoryTree, Entry, Extent, Tree, pieces
 
 _OPAQUE: Final = dict.fromkeys((mark.encode() for mark in whiteout.OPAQUE_MARKS), b"y")
-_SMALL: Final = 16 << 20  # bytes that may be held in memory
+_MOST_LINKS: Final = 60000
 
 # (atime, ctime) in nanoseconds of an entry; its mtime is known
 Times = Callable[[Entry], tuple[int, int]]
 
 
-def _now(entry: Entry) -> tuple[int, int]:
-    return entry.mtime_ns, time.time_ns()
+def _as_changed(entry: Entry) -> tuple[int, int]:
+    return entry.mtime_ns, entry.mtime_ns
 
 
 class ExtSink(LayerSink[int]):
@@ -33,7 +33,7 @@ class ExtSink(LayerSink[int]):
     Directories are named by inode. ``times``: where entries have their other times from.
     """
 
-    def __init__(self, writer: Writer, top: int, report: Report, times: Times = _now) -> None:
+    def __init__(self, writer: Writer, top: int, report: Report, times: Times = _as_changed) -> None:
         super().__init__(report)
         self.top = top
         self._writer = writer
@@ -41,6 +41,12 @@ class ExtSink(LayerSink[int]):
         self._room = ext_inode.room(writer.superblock.inode_size)
         self._made: dict[int, bool] = {}  # directories made here, and whether they are opaque
         self._inodes: dict[bytes, int] = {}  # path -> inode of what may get more names
+        self._whiteout = self._whiteouts = 0
+
+    def made(self, directory: int) -> int:
+        """The empty ``directory``, whose attributes `leave` is to set although it was there."""
+        self._made[directory] = False
+        return directory
 
     # -- the layer
 
@@ -103,36 +109,17 @@ class ExtSink(LayerSink[int]):
             with tree.open(entry) as stream:
                 number = self._writer.create(parent, name, stream.fileno(), dressed)
         else:
-            fd = self._unpacked(tree, entry)
-            try:
-                number = self._writer.create(parent, name, fd, dressed)
-            finally:
-                os.close(fd)
+            number = self._writer.create_from(parent, name, lambda volume: _contents(volume, tree, entry), dressed)
         if entry.links > 1:
             self._inodes[path] = number
-
-    def _unpacked(self, tree: Tree, entry: Entry) -> int:
-        """A file with the contents of ``entry``, its holes too: in memory, or without a name beside the image."""
-        if entry.size <= _SMALL:
-            fd = os.memfd_create("sifkit")
-        else:
-            fd = os.open(os.environ.get("TMPDIR") or "/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            os.truncate(fd, entry.size)
-            for at, data in pieces(tree, entry):
-                view = memoryview(data)
-                while view:
-                    count = os.pwrite(fd, view, at)
-                    view, at = view[count:], at + count
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
 
     def special(
         self, parent: int, name: bytes, entry: Entry, attributes: dict[bytes, bytes], target: bytes, path: bytes
     ) -> bool:
         self._replace(parent, name, path)
+        if whiteout.is_whiteout(entry.mode, (os.major(entry.device), os.minor(entry.device))):
+            self._hide(parent, name, entry)
+            return True
         dressed = self._attributes(entry, attributes, path)
         if entry.is_symlink:
             number = self._writer.symlink(parent, name, target, dressed)
@@ -141,6 +128,14 @@ class ExtSink(LayerSink[int]):
         if entry.links > 1:
             self._inodes[path] = number
         return True
+
+    def _hide(self, parent: int, name: bytes, entry: Entry) -> None:
+        """Whiteouts are names of one inode, as the kernel makes them: a deletion costs no inode."""
+        if self._whiteout and self._whiteouts < _MOST_LINKS:
+            self._writer.link(parent, name, self._whiteout)
+            self._whiteouts += 1
+        else:
+            self._whiteout, self._whiteouts = self._writer.mknod(parent, name, 0, self._attributes(entry, {}, b"")), 1
 
     def link(self, parent: int, name: bytes, existing: bytes, path: bytes) -> bool:
         number = self._inodes.get(existing, 0)
@@ -173,17 +168,53 @@ class ExtSink(LayerSink[int]):
 
     def _attributes(self, entry: Entry, attributes: dict[bytes, bytes], path: bytes) -> Attributes:
         atime, ctime = self._times(entry)
-        held = self._held(attributes, path) if attributes else attributes
+        held = self._fitting(attributes, path) if attributes else attributes
         return Attributes(entry.mode, entry.uid, entry.gid, atime, entry.mtime_ns, ctime, held)
 
-    def _held(self, attributes: dict[bytes, bytes], path: bytes) -> dict[bytes, bytes]:
-        """As many of the attributes as ext3 can hold."""
-        held: dict[bytes, bytes] = {}
-        for key, value in sorted(attributes.items(), key=lambda pair: len(pair[1])):
+    def _fitting(self, attributes: dict[bytes, bytes], path: bytes) -> dict[bytes, bytes]:
+        """``attributes`` without those that ext3 has no place for, or no room: the largest go first."""
+        kept = dict(attributes)
+        while kept:
             try:
-                ext_xattr.encode({**held, key: value}, self._room, self._writer.superblock.block_size)
-            except OSError:
-                self.report(path, f"attributes {os.fsdecode(key)}, for which ext3 has no place")
-            else:
-                held[key] = value
-        return held
+                ext_xattr.encode(kept, self._room, self._writer.superblock.block_size)
+                break
+            except OSError as error:
+                if error.errno == errno.ENOTSUP:
+                    lost, why = next(name for name in kept if not _has_place(name)), "which ext3 cannot have"
+                else:
+                    lost, why = max(kept, key=lambda name: len(kept[name])), "for which ext3 has no room"
+            del kept[lost]
+            self.report(path, f"attributes {os.fsdecode(lost)}, {why}")
+        return kept
+
+
+def _contents(volume: Volume, tree: Tree, entry: Entry) -> ext_inode.Body:
+    """Store the contents of a regular file, holes as holes."""
+    extents = tree.extents(entry)
+    if entry.size <= ext_data.AT_ONCE and sum(extent.length for extent in extents) == entry.size:
+        data = b"".join(piece for _, piece in pieces(tree, entry, extents))
+        return ext_data.store_bytes(volume, data) if data else ext_inode.NOTHING
+    size = volume.block_size
+    spans = _spans(extents, entry.size, size)
+    whole = [Extent(start * size, min(entry.size, end * size) - start * size) for start, end in spans]
+    return ext_data.store_pieces(volume, entry.size, spans, pieces(tree, entry, whole))
+
+
+def _has_place(name: bytes) -> bool:
+    try:
+        ext_xattr.encode({name: b""} if not name.startswith(b"system.posix_acl") else {}, 1 << 16, 1 << 16)
+    except OSError:
+        return False
+    return True
+
+
+def _spans(extents: list[Extent], size: int, block_size: int) -> list[tuple[int, int]]:
+    """Blocks that hold any of ``extents``: (first, one behind the last), ascending."""
+    spans: list[tuple[int, int]] = []
+    for start, length in extents:
+        first, last = start // block_size, -(-min(start + length, size) // block_size)
+        if spans and first <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+        else:
+            spans.append((first, last))
+    return spans

@@ -113,7 +113,8 @@ class Copier(Generic[H]):
         except EOFError as error:
             raise OSError(errno.EIO, str(error), os.fsdecode(path)) from error
         except OSError as error:
-            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
+            error.filename = os.fsdecode(path)
+            raise
 
     def copy_inside(self, directory: Entry, into: H, path: bytes) -> None:
         """`copy` of everything in ``directory`` to the directory ``into``, which is ``path``."""
@@ -145,7 +146,8 @@ class Copier(Generic[H]):
             if first is not None:
                 if self._sink.link(into, name, first, path):
                     return
-                self._sink.report(path, "hard links, of which this file system has no more")
+                if not whiteout.is_whiteout(entry.mode, (os.major(entry.device), os.minor(entry.device))):
+                    self._sink.report(path, "hard links, of which this file system has no more")
         if entry.is_file:
             self._sink.file(into, name, entry, self._attributes(entry), self._tree, path)
         else:

@@ -40,9 +40,13 @@ class Place(NamedTuple):
 class DirectorySink(Sink[Place]):
     """Writes below the directory ``root``, staging in ``staging``. Use it as a context manager."""
 
-    def __init__(self, root: str, staging: str, report: Report) -> None:
-        """``staging`` is made, and removed at the end. Raises OSError."""
+    def __init__(self, root: str, staging: str, report: Report, *, is_layer: bool = False) -> None:
+        """``staging`` is made, and removed at the end. ``is_layer``: of an overlay, whose owner all in it belongs to.
+
+        Raises OSError.
+        """
         super().__init__(report)
+        self._is_layer = is_layer
         self._stack = contextlib.ExitStack()
         self._count = 0
         self._linked: dict[bytes, bytes] = {}  # path -> another name, in staging, of what may get more names
@@ -196,7 +200,7 @@ class DirectorySink(Sink[Place]):
         deletes = stat.S_ISCHR(entry.mode) and not entry.device  # whose that is means nothing
         if not self._give(what, entry.uid, entry.gid) and not deletes:
             self.report(path, OWNERS)
-            if mode & _SET_ID and not entry.is_directory:
+            if mode & _SET_ID and not entry.is_directory and not self._is_layer:
                 self.report(path, "set-user-ID and set-group-ID bits, as the owner was not kept")
                 mode &= ~_SET_ID
         for key, value in attributes.items():
@@ -242,7 +246,7 @@ def write_directory(tree: Tree, top: str, report: Report) -> None:
 
     Raises what the tree raises, and OSError of the host but for what is reported.
     """
-    with DirectorySink(top, f"{top}.new", report) as sink:
+    with DirectorySink(top, f"{top}.new", report, is_layer=True) as sink:
         place = Place(os.dup(sink.top.fd), True)
         Copier(tree, sink, Marks.KEEP).copy_inside(tree.top, place, b"")
         sink.leave(place, tree.top, tree.xattrs(tree.top), b"")

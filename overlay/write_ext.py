@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from overlay import ext_data, ext_inode, ext_xattr, whiteout
-from overlay.ext_inode import Attributes
-from overlay.ext_volume import Volume
+from overlay import whiteout
+from overlay.ext_sink import ExtSink
 from overlay.ext_write import Writer
 from overlay.loss import Report
 from overlay.section import Section
 from overlay.size import MIB
-from overlay.tree import Entry, Extent, Tree, pieces
+from overlay.tree import Entry, Extent, Tree
+from overlay.tree_copy import Copier, Marks
 
-_MOST_LINKS: Final = 60000
 _FAST_LINK: Final = 60
 _BLOCK: Final = 4096
 _GROUP: Final = 8 * _BLOCK  # blocks that one bitmap speaks for
@@ -84,116 +81,8 @@ def write_ext(tree: Tree, section: Section, report: Report) -> None:
     The image is of no use when this raises: what the tree raises, OSError (NoSpace when it is too small).
     """
     with Writer(section, None) as writer:
-        _Copy(tree, writer, report).run()
-        writer.finish()
-
-
-class _Copy:
-    def __init__(self, tree: Tree, writer: Writer, report: Report) -> None:
-        self._tree = tree
-        self._writer = writer
-        self._report = report
-        self._names: dict[int, int] = {}  # inode of a file with several names -> its inode in the image
-        self._whiteout = self._whiteouts = 0
-        sb = writer.superblock
-        self._room, self._block_size = ext_inode.room(sb.inode_size), sb.block_size
-
-    def run(self) -> None:
-        writer, top = self._writer, self._tree.top
         upper = writer.lookup(writer.root, b"upper")
-        writer.set_attributes(upper, self._attributes(b"", top))
-        waiting = [(b"", upper)]
-        for path, entry in self._tree.walk():
-            while waiting[-1][0] and not path.startswith(waiting[-1][0] + b"/"):
-                writer.close_directory(waiting.pop()[1])
-            parent = waiting[-1][1]
-            try:
-                if entry.is_directory:
-                    waiting.append((path, writer.mkdir(parent, entry.name, self._attributes(path, entry))))
-                else:
-                    self._one(parent, path, entry)
-            except OSError as error:
-                if error.errno not in (errno.EMLINK, errno.ENAMETOOLONG, errno.EFBIG):
-                    raise
-                raise OSError(error.errno, error.strerror, os.fsdecode(path)) from None
-
-    def _one(self, parent: int, path: bytes, entry: Entry) -> None:
-        writer, name = self._writer, entry.name
-        if whiteout.is_whiteout(entry.mode, (os.major(entry.device), os.minor(entry.device))):
-            self._hide(parent, path, entry)
-            return
-        if entry.links > 1:
-            known = self._names.get(entry.inode)
-            if known is not None:
-                writer.link(parent, name, known)
-                return
-        attributes = self._attributes(path, entry)
-        if entry.is_file:
-            number = writer.create_from(parent, name, lambda volume: self._contents(volume, entry), attributes)
-        elif entry.is_symlink:
-            number = writer.symlink(parent, name, self._tree.readlink(entry), attributes)
-        else:
-            number = writer.mknod(parent, name, entry.device, attributes)
-        if entry.links > 1:
-            self._names[entry.inode] = number
-
-    def _contents(self, volume: Volume, entry: Entry) -> ext_inode.Body:
-        extents = self._tree.extents(entry)
-        if entry.size <= ext_data.AT_ONCE and sum(e.length for e in extents) == entry.size:
-            data = b"".join(piece for _, piece in pieces(self._tree, entry, extents))
-            return ext_data.store_bytes(volume, data) if data else ext_inode.NOTHING
-        spans = _spans(extents, entry.size, self._block_size)
-        whole = [Extent(start * self._block_size, min(entry.size, end * self._block_size) - start * self._block_size)
-                 for start, end in spans]  # fmt: skip
-        return ext_data.store_pieces(volume, entry.size, spans, pieces(self._tree, entry, whole))
-
-    def _hide(self, parent: int, path: bytes, entry: Entry) -> None:
-        """Whiteouts are names of one inode, as the kernel makes them: a deletion costs no inode."""
-        if self._whiteout and self._whiteouts < _MOST_LINKS:
-            self._writer.link(parent, entry.name, self._whiteout)
-            self._whiteouts += 1
-        else:
-            attributes = self._attributes(path, entry)
-            self._whiteout, self._whiteouts = self._writer.mknod(parent, entry.name, 0, attributes), 1
-
-    def _attributes(self, path: bytes, entry: Entry) -> Attributes:
-        return Attributes(
-            entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.mtime_ns, entry.mtime_ns,
-            self._fitting(path, self._tree.xattrs(entry)),
-        )  # fmt: skip
-
-    def _fitting(self, path: bytes, attributes: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-        """``attributes`` without those that ext3 has no place for, or no room: the largest go first."""
-        kept = dict(attributes)
-        while kept:
-            try:
-                ext_xattr.encode(kept, self._room, self._block_size)
-                break
-            except OSError as error:
-                if error.errno == errno.ENOTSUP:
-                    lost, why = next(name for name in kept if not _has_place(name)), "which ext3 cannot have"
-                else:
-                    lost, why = max(kept, key=lambda name: len(kept[name])), "for which ext3 has no room"
-            del kept[lost]
-            self._report(path, f"attributes {os.fsdecode(lost)}, {why}")
-        return kept
-
-
-def _has_place(name: bytes) -> bool:
-    try:
-        ext_xattr.encode({name: b""} if not name.startswith(b"system.posix_acl") else {}, 1 << 16, 1 << 16)
-    except OSError:
-        return False
-    return True
-
-
-def _spans(extents: list[Extent], size: int, block_size: int) -> list[tuple[int, int]]:
-    """Blocks that hold any of ``extents``: (first, one behind the last), ascending."""
-    spans: list[tuple[int, int]] = []
-    for start, length in extents:
-        first, last = start // block_size, -(-min(start + length, size) // block_size)
-        if spans and first <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
-        else:
-            spans.append((first, last))
-    return spans
+        sink = ExtSink(writer, upper, report)
+        Copier(tree, sink, Marks.KEEP).copy_inside(tree.top, sink.made(upper), b"")
+        sink.leave(upper, tree.top, tree.xattrs(tree.top), b"")
+        writer.finish()
