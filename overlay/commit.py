@@ -64,7 +64,7 @@ def commit(
         work = Carrier(writer, note)
         work.carry(os.fsencode(upper), None if below is None else [os.fsencode(path) for path in below])
         if base:
-            record.keep_in_image(writer, base, work.added)
+            record.keep_in_image(writer, section, base, work.added)
         writer.finish()
         wrong = quick_check(section)
         if wrong:

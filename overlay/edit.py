@@ -47,13 +47,19 @@ def take_back(section: Section) -> None:
     _clear(undo)
 
 
-def ready(section: Section, brief: str) -> None:
-    """Take back what was cut off and mend what is safe to mend; `Failure` beginning with ``brief`` for damage."""
-    from overlay import check
+def ready(section: Section, brief: str) -> list[str]:
+    """Take back what was cut off and mend what is safe to mend; what was done, a sentence each.
 
+    The caller holds the lock exclusively. `Failure` beginning with ``brief`` for damage, and while changes of a run
+    wait to be committed. Raises OSError, ToolError.
+    """
+    from overlay import check, session_pending
+
+    said = session_pending.make_current(section, brief)
     verdict = check.check(section, mend=True)
     if not verdict.usable:
         raise Failure(brief, verdict.summary, verdict.command)
+    return said
 
 
 @contextlib.contextmanager

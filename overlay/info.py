@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Final, NamedTuple
 
-from overlay import lock, probe
+from overlay import edit, lock, probe, session_pending
 from overlay.extread import ExtError, ExtReader
 from overlay.holder import Holder
 from overlay.section import Section
@@ -46,6 +46,9 @@ def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
     state, owner, problem = "", None, found.problem
     if found.ext is not None and not problem:
         state = describe_state(found.ext, bool(use))
+        if not use:
+            notes += session_pending.remarks(found.section)
+            state = "an edit of it was cut off; the next use takes it back" if edit.cut_off(found.section) else state
         try:
             owner = _image_owner(found.section)
             notes += _warnings(found.ext, owner)

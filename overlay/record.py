@@ -14,6 +14,7 @@ from overlay import flatjson
 
 if TYPE_CHECKING:
     from overlay.ext_write import Writer
+    from overlay.section import Section
     from overlay.tree import Tree
 
 NAME: Final = "sifkit.json"
@@ -62,13 +63,13 @@ def keep(overlay: str, base: str) -> None:
             os.close(fd)
 
 
-def keep_in_image(writer: Writer, base: str, added: int) -> None:
-    """The same for the image that ``writer`` has open and has made ``added`` names in; nothing where it is full."""
+def keep_in_image(writer: Writer, section: Section, base: str, added: int) -> None:
+    """The same for the image in ``section``, in which ``writer`` has made ``added`` names; nothing where it is full."""
     from overlay.extread import ExtReader
 
     if writer.superblock.free_inodes - added < _SPARE_INODES:
         return
-    with ExtReader(writer.section) as reader:
+    with ExtReader(section) as reader:
         found = reader.lookup(NAME.encode())
         old = reader.read(found, _LARGEST) if found is not None and found.is_file and found.size <= _LARGEST else b""
     new = updated(old, base)

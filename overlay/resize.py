@@ -108,6 +108,10 @@ def sound(section: Section, *, thorough: bool = False) -> Superblock:
     Growing believes an image that was left properly, as it makes room behind everything else; who moves data
     wants a ``thorough`` check.
     """
+    if not section.path.startswith(e2fsprogs.FD_PREFIX):
+        from overlay import session_pending
+
+        session_pending.take_back(section)
     verdict = check.check(section, mend=True, force=thorough)
     if not verdict.usable:
         details = "; ".join(verdict.details[:3])

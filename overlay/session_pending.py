@@ -177,20 +177,30 @@ def forget(section: Section, one: Pending) -> None:
         session_marker.take_off(section.path, one.name)
 
 
+def take_back(section: Section) -> list[str]:
+    """Take back commits that were cut off; what was done, a sentence each. The caller holds the lock exclusively.
+
+    `Failure` when an undo log cannot be had here. Raises OSError, ToolError.
+    """
+    return _taken_back(section)[0]
+
+
+def _taken_back(section: Section) -> tuple[list[str], list[Pending]]:
+    try:
+        found = find(section)
+    except ExtError:  # it is damaged: whoever asks will say so
+        return [], []
+    said = [f"{section.describe()}: {roll_back(section, one)}" for one in found if cut_off(one)]
+    return said, found
+
+
 def make_current(section: Section, brief: str) -> list[str]:
     """Have the image be what its last complete commit made it; what was done for that, a sentence each.
 
     For tools about to write into the image, or to change where it lies, that hold its lock exclusively. `Failure`,
     beginning with ``brief``, when changes of a run wait to be committed. Raises OSError, ToolError.
     """
-    said = []
-    try:
-        found = find(section)
-    except ExtError:  # it is damaged: whoever asks will say so
-        return []
-    for one in found:
-        if cut_off(one):
-            said.append(f"{section.describe()}: {roll_back(section, one)}")
+    said, found = _taken_back(section)
     for one in found:
         if one.state in ("done", "lost"):
             forget(section, one)

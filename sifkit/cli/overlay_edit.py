@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.names import escape
 from sifkit.cli.overlay_convert import converting
-from sifkit.cli.overlay_mend import place, require_writable, wording
+from sifkit.cli.overlay_mend import for_writing, require_writable, wording
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from overlay.forget import Found as Forgotten
     from overlay.layer_write import LayerSink
     from overlay.loss import Losses, Report
@@ -151,7 +148,7 @@ def _to_overlay(
 
     require_writable(target, brief)
     _refuse_itself(source, target.path, brief)
-    stack.enter_context(_for_writing(target, brief))
+    stack.enter_context(for_writing(target, brief))
     directory, name = _names(source, target, os.fsencode(inside))
     path = directory.rstrip(b"/") + b"/" + name
     refuse_mark(source.entry._replace(name=name), path)
@@ -163,23 +160,6 @@ def _to_overlay(
 
     writer = stack.enter_context(edit.editing(target.section, brief))
     return _write(source, ExtSink(writer, edit.upper(writer, brief), report), directory, name, under)
-
-
-@contextlib.contextmanager
-def _for_writing(target: Target, brief: str) -> Iterator[None]:
-    """The overlay is locked within the block, and sound at its beginning; a full one gets the hint what to do."""
-    from overlay import edit, lock
-
-    with lock.acquire(place(target), exclusive=True):
-        if not target.is_directory:
-            edit.ready(target.section, brief)
-        try:
-            yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC or target.is_directory:
-                raise
-            hint = f"sifkit overlay resize --size +1G {target.text}, if it is the image that is full"
-            raise from_oserror(brief, error, hint) from None
 
 
 def _write(source: _Source, sink: LayerSink[H], directory: bytes, name: bytes, base: Tree | None) -> int:
@@ -237,7 +217,7 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
     with wording(brief):
         found = targets.resolve(target)
         require_writable(found, brief)
-        with _for_writing(found, brief):
+        with for_writing(found, brief):
             with targets.layer(found) as layer:
                 known = [(path, _known(layer, target, path, recursive)) for path in paths]
             _forget(found, [what for _, what in known], brief)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.failure import Failure
+from overlay.failure import Failure, from_oserror
 from overlay.size import MIB, format_size, parse_size
 from sifkit.cli.overlay_cmd import failures
 
@@ -54,6 +54,26 @@ def wording(brief: str) -> Iterator[None]:
         raise Failure(brief, str(error), "run it again when that has ended; sifkit overlay ps shows it") from None
 
 
+@contextmanager
+def for_writing(target: Target, brief: str) -> Iterator[None]:
+    """The overlay is locked within the block, and sound at its beginning; a full one gets the hint what to do."""
+    import errno
+
+    from overlay import edit, lock
+    from sifkit.cli.console import CONSOLE
+
+    with lock.acquire(place(target), exclusive=True):
+        for text in [] if target.is_directory else edit.ready(target.section, brief):
+            CONSOLE.warning(text)
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC or target.is_directory:
+                raise
+            hint = f"sifkit overlay resize --size +1G {target.text}, if it is the image that is full"
+            raise from_oserror(brief, error, hint) from None
+
+
 # -- check -----------------------------------------------------------------------------------------------
 
 
@@ -88,8 +108,11 @@ def check(ctx: click.Context, target: str, fix: bool) -> None:
 def _file_system(found: Target, fix: bool) -> bool:
     """Say what e2fsck says; whether the image is sound."""
     from overlay import check as library
+    from overlay import session_pending
     from overlay.check import Outcome
 
+    for text in session_pending.take_back(found.section) if fix else ():
+        click.echo(text)
     verdict = library.check(found.section, mend=fix, force=fix)
     # e2fsck -n finds nothing wrong with counters that are merely behind.
     unclean = verdict.usable and not fix and library.needs_check(found.section)
@@ -205,7 +228,6 @@ def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
 def chown(target: str, owner: str) -> None:
     """Give all changes in the overlay TARGET to one owner, without mounting it."""
     from overlay import chown as library
-    from overlay import lock
     from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 
@@ -217,7 +239,7 @@ def chown(target: str, owner: str) -> None:
     with wording(brief), task(f"Changing the owner of {target}"):
         found = resolve(target)
         require_writable(found, brief)
-        with lock.acquire(place(found), exclusive=True):
+        with for_writing(found, brief):
             if found.is_directory:
                 changed = library.chown_directory(found.path, uid, gid)
             else:

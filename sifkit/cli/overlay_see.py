@@ -51,13 +51,17 @@ def opened(text: str) -> Iterator[tuple[Target, Tree]]:
 
 
 def _warn(found: Target) -> None:
-    from overlay import lock
+    from overlay import edit, lock, session_pending
 
     with contextlib.suppress(OSError):
         if lock.in_use(found.section) == "write":
             CONSOLE.warning(f"{found.text} is being written: what is shown may lag behind")
             return
-    if found.found.ext is not None and found.found.ext.needs_recovery:
+    for text in session_pending.remarks(found.section):
+        CONSOLE.warning(text)
+    if edit.cut_off(found.section):
+        CONSOLE.warning(f"{found.text}: an edit of it was cut off; sifkit overlay check --fix takes it back")
+    elif found.found.ext is not None and found.found.ext.needs_recovery:
         CONSOLE.warning(f"{found.text} needs recovery: its journal holds newer writes, which are not shown")
 
 

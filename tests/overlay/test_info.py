@@ -122,7 +122,7 @@ def test_failures_say_what_and_why(tmp_path: Path) -> None:
     assert refused("create", str(tmp_path / "a.img")).cause.startswith("it exists already")
     assert refused("create", "--create-dir", "../x", str(tmp_path / "b.img")).exit_code == 2
     assert "No such file" in str(refused("create", str(tmp_path / "no/b.img")))
-    assert "too many inodes" in str(refused("create", "--inodes", "9999999999", str(tmp_path / "b.img")))
+    assert "inodes alone take 2.3 TiB" in str(refused("create", "--inodes", "9999999999", str(tmp_path / "b.img")))
     assert "not a directory" in str(refused("create", str(tmp_path / "a.img/b.img")))
     assert "not empty" in str(refused("create", str(tmp_path)))
     assert refused("info", str(tmp_path / "no")).exit_code == 255
