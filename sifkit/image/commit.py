@@ -131,9 +131,10 @@ def commit(base: Base, layer: Tree, name: str, wish: Wish, report: Report) -> Ma
         return Made(convert.write_squash(merged, path, report, compress=compress))
     if kind == convert.TAR:
         return Made(convert.write_archive(merged, path, report))
-    from overlay.write_directory import remove_tree, write_directory
+    from overlay.remove import remove
+    from overlay.tree_write import write_directory
 
-    with newfile.new_directory(path, remove_tree) as fresh:
+    with newfile.new_directory(path, remove) as fresh:
         os.chmod(fresh, 0o700)  # until it is complete, when it gets the root's mode
         write_directory(merged, fresh, report)
     return Made(None)
