@@ -175,3 +175,15 @@ def test_exec_of_a_directory_loads_nothing_slow(tmp_path: Path, rootfs: Path, op
     ours = loaded("-c", START, "exec", *options, str(rootfs), "true", home=tmp_path)
     for_click = loaded("-c", "import click", home=tmp_path) if "click" in ours else set()
     assert not [name for name in SLOW if name in ours - for_click]
+
+
+def test_a_start_makes_no_records_of_typings() -> None:
+    """`overlay.records.NamedTuple` costs a tenth; these modules are loaded by every run."""
+    script = (
+        "import typing; made = []; new = typing.NamedTupleMeta.__new__\n"
+        "typing.NamedTupleMeta.__new__ = staticmethod(lambda *a, **k: (made.append(a[1]), new(*a, **k))[1])\n"
+        "import sifkit.cli.exec_cmd, sifkit.cli.request, sifkit.runtime.container\n"
+        "print(*made)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

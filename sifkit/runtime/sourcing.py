@@ -41,7 +41,7 @@ unset sifkit_script sifkit_directory
 
 
 def complete(environment: Environment, shell: str | None, processes: int) -> dict[str, str]:
-    """The variables the payload gets. ``shell``: the image's, if it has one. ``processes``: /proc, open."""
+    """The variables the payload gets. ``shell``: the image's, if it has one. ``processes``: the host's /proc, open."""
     asked = {name: value for name, value, _ in environment.given}
     if shell is None:
         return environ.finish(environment, environment.base, _substituted(environment))
@@ -50,7 +50,7 @@ def complete(environment: Environment, shell: str | None, processes: int) -> dic
     if not sourced and not evaluated:
         return environ.finish(environment, environment.base, asked)
     text = f"{sourced}{evaluated}exec {environ.quoted(shell)} -c 'kill -STOP $$' {_MARK}\n"
-    found = _exported(shell, text, environment.base, processes)
+    found = _exported(shell, text, environment.base, _own(processes))
     last = {name: evaluate for name, _, evaluate in environment.given}
     asked = {name: found.get(name, "") if last[name] else value for name, value in asked.items()}
     return environ.finish(environment, found, asked)
@@ -82,6 +82,22 @@ def _substituted(environment: Environment) -> dict[str, str]:
 
 def _expanded(value: str, known: dict[str, str]) -> str:
     return _REFERENCE.sub(lambda match: match[1] or known.get(match[2] or match[3], ""), value)
+
+
+def _own(processes: int) -> int:
+    """The container's /proc, open, else the host's: that which knows this process by the pid it has for itself."""
+    try:
+        inside = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the container has none
+        inside = processes
+    for place in (inside, processes):
+        try:
+            if os.readlink("self", dir_fd=place) == str(os.getpid()):
+                return place
+        except OSError:  # an empty directory
+            continue
+    hint = "leave out --no-mount proc, or hand values over with --no-eval and use an image without scripts"
+    raise Failure("the container's environment cannot be read", "no /proc in it shows its own processes", hint)
 
 
 def _exported(shell: str, text: str, base: dict[str, str], processes: int) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 import typing
 from typing import Any
 
@@ -79,15 +77,3 @@ def test_it_cannot_be_changed(record: Any) -> None:
             setattr(made, name, "b")
     with pytest.raises(ValueError, match="no"):
         made._replace(no=1)
-
-
-def test_a_start_makes_none_of_typings(tmp_path: str) -> None:
-    """What `exec` loads of ours for a directory; the count is what a start pays for."""
-    script = (
-        "import typing; made = []; new = typing.NamedTupleMeta.__new__\n"
-        "typing.NamedTupleMeta.__new__ = staticmethod(lambda *a, **k: (made.append(a[1]), new(*a, **k))[1])\n"
-        "import sifkit.cli.exec_cmd, sifkit.cli.request, sifkit.runtime.container\n"
-        "print(*(name for name in made))"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
