@@ -124,7 +124,7 @@ class Walk:
                 path = place + b"/" + name if place else name
                 kind = stat.S_IFMT(status.st_mode)
                 target, attributes = b"", _NONE
-                if kind == stat.S_IFLNK:
+                if kind == stat.S_IFLNK and self._details:
                     target = os.readlink(name, dir_fd=here)
                 elif kind == stat.S_IFDIR:
                     if not self._is_mount_point(path, status):

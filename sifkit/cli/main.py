@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Keep and see changes": (
         ("overlay", "overlay_cmd", "Create and inspect overlays, which hold the changes"),
         ("session", "session_cmd", "Changes of runs that are not in their overlay yet"),
+        ("cache", "cache_cmd", "List and remove what runs keep for later ones"),
     ),
     "Work on image files": (("sif", "sif_cmd", "List, check and edit the objects of a SIF image"),),
     "See what an image is": (

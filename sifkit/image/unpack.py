@@ -57,10 +57,15 @@ def _place(layer: SquashImage) -> str:
     else:
         identity += (found.st_mtime_ns,)
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    place = os.path.join(cache, "sifkit", "unpacked", name)
+    place = os.path.join(cache(), name)
     os.makedirs(place, mode=0o700, exist_ok=True)
     return place
+
+
+def cache() -> str:
+    """Where unpacked images are kept."""
+    top = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(top, "sifkit", "unpacked")
 
 
 @contextlib.contextmanager

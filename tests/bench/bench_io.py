@@ -130,8 +130,8 @@ def alternate(given: dict[str, Command], count: int) -> dict[str, dict[str, floa
     }
 
 
-def timed(command: Sequence[str]) -> list[float]:
-    """Seconds of each phase of one run."""
+def timed(command: Sequence[str], phases: int = len(PHASES)) -> list[float]:
+    """Seconds of each of the ``phases`` of one run, which says a line before the first and after each."""
     here = setting.here()
     with subprocess.Popen(
         command,
@@ -147,6 +147,6 @@ def timed(command: Sequence[str]) -> list[float]:
         assert running.stderr is not None
         moments = [time.perf_counter() for _ in running.stdout]
         said = running.stderr.read()
-    if running.returncode != 0 or len(moments) != len(PHASES) + 1:
+    if running.returncode != 0 or len(moments) != phases + 1:
         raise RuntimeError(f"{' '.join(command[:8])}...: status {running.returncode}\n{said}")
     return [later - earlier for earlier, later in pairwise(moments)]

@@ -95,8 +95,10 @@ def table(found: list[Row]) -> str:
 
 
 def ms(seconds: float | None) -> str:
-    """Seconds as milliseconds."""
-    return "" if seconds is None else f"{seconds * 1000:.1f} ms"
+    """Seconds as milliseconds, or microseconds where they are few."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.1f} ms" if seconds >= 0.001 else f"{seconds * 1000000:.1f} us"
 
 
 if __name__ == "__main__":
