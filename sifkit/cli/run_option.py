@@ -24,6 +24,7 @@ SUBJECTS = {
     "The run": "options_run",
 }
 _CHOSEN = "sifkit.options"
+_PLAIN = frozenset({"image", "command", "args", "overlay", "writable_tmpfs", "tmpfs_size", "writable", "create_dir"})
 
 
 class Spec(NamedTuple):
@@ -65,8 +66,8 @@ class Given(dict[str, Any]):
 
     @property
     def plain(self) -> bool:
-        """Whether there is no option at all."""
-        return not self.keys() - {"image", "command", "args"}
+        """Whether there is no option, but for those about layers."""
+        return not self.keys() - _PLAIN
 
     def __missing__(self, key: str) -> None:
         return None
