@@ -58,6 +58,7 @@ def check(section: Section, mend: bool, *, force: bool = False) -> Verdict:
     Without ``mend`` nothing is written, and the whole image is read (``e2fsck -fn``). With it, an image that
     was left properly is believed unless ``force``. Raises Failure when e2fsck is missing; never for a verdict.
     """
+    taken = _take_back(section) if mend else ()
     taken_back = mend and edit.cut_off(section)
     if taken_back:
         edit.take_back(section)
@@ -79,7 +80,16 @@ def check(section: Section, mend: bool, *, force: bool = False) -> Verdict:
         return Verdict(Outcome.MENDED, "an edit of it was cut off, and has been taken back", details)
     if done.status & (e2fsprogs.FSCK_MENDED | e2fsprogs.FSCK_REBOOT) or recovery:
         return Verdict(Outcome.MENDED, _mended(recovery, details), details)
+    if taken:
+        return Verdict(Outcome.MENDED, "; ".join(taken), details)
     return Verdict(Outcome.CLEAN, _clean(section, mend, force), details)
+
+
+def _take_back(section: Section) -> tuple[str, ...]:
+    """Commits that were cut off are undone first: what e2fsck changes would not fit the undo log any more."""
+    from overlay import session_pending
+
+    return tuple(session_pending.take_back(section))
 
 
 def _needs_recovery(section: Section) -> bool:

@@ -91,7 +91,6 @@ def look_like(reader: ExtReader, inode: Inode, there: bytes) -> None:
         if not name.startswith(_SKIPPED):
             with contextlib.suppress(OSError):  # system.posix_acl_* are not ours to decode
                 os.setxattr(there, name, value)
-    with contextlib.suppress(PermissionError):  # an ordinary user has but one owner to give
-        os.chown(there, inode.uid, inode.gid)
+    whiteout.give(there, inode.uid, inode.gid)
     os.chmod(there, stat.S_IMODE(inode.mode))
     os.utime(there, ns=(inode.atime_ns, inode.mtime_ns))

@@ -52,6 +52,7 @@ def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
         try:
             owner = _image_owner(found.section)
             notes += _warnings(found.ext, owner)
+            notes += _sessions(found.section) if use != "write" else []
         except ExtError as error:
             problem = f"damaged: {error}"
     elif found.kind is probe.Kind.DIRECTORY:
@@ -65,6 +66,12 @@ def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
         lock.holders(target) if use else [], notes, found.ext,
         found.squash.compression if found.squash else "",
     )  # fmt: skip
+
+
+def _sessions(section: Section) -> list[str]:
+    from overlay import session_pending
+
+    return [one.describe() for one in session_pending.find(section) if one.state != "done"]
 
 
 def describe_state(ext: Superblock, used: bool) -> str:

@@ -36,7 +36,7 @@ _NUMBERS: Final = ("offset", "size", "inode", "uid", "pid", "since", "started")
 class Record(NamedTuple):
     """What ``SESSION/record`` says. Paths are absolute, ``offset`` and ``size`` bytes, ``since`` seconds since 1970.
 
-    ``uuid`` and ``superblock`` (a checksum): of the file system as the session knows it. ``inode``: of the image
+    ``uuid`` and ``superblock``: of the file system as the session knows it (`Identity`). ``inode``: of the image
     file. ``base``: the root that the changes were made on. ``below``: the directories below the overlay, if a later
     process can see them too; NUL between them, topmost first. ``undo``: where a commit of it keeps its undo log.
     ``host`` to ``job``: the process that uses it, as in `overlay.holder.Holder`.
@@ -108,7 +108,11 @@ class Session(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Which image: the file's ``inode``, the file system's ``uuid`` in hex, and a checksum of its superblock."""
+    """Which image, and as of when: the file's ``inode``, the file system's ``uuid`` in hex, and ``superblock``.
+
+    That is a checksum of it with the time of the last write to the file: counts may be the same again, and the time
+    in it has whole seconds.
+    """
 
     inode: int
     uuid: str
@@ -121,7 +125,8 @@ def identity(section: Section) -> Identity:
     try:
         data = os.pread(fd, superblock.SUPERBLOCK_SIZE, section.offset + superblock.SUPERBLOCK_OFFSET)
         found = superblock.parse(data)
-        return Identity(os.fstat(fd).st_ino, found.uuid.hex(), f"{zlib.crc32(data):08x}")
+        status = os.fstat(fd)
+        return Identity(status.st_ino, found.uuid.hex(), f"{zlib.crc32(data):08x}-{status.st_mtime_ns}")
     finally:
         os.close(fd)
 

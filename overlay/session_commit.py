@@ -64,13 +64,14 @@ def carry_out(
     note: Callable[[str], None],
     *,
     force: bool = False,
+    remove: Callable[[str], None] = session.remove,
 ) -> Done:
     """Commit the open session ``one`` into the image in ``section`` and remove it.
 
     ``below``: directories of the read-only layers below the image, None when they are not known. ``note`` is told
-    what is left out. ``force``: the session wins where the image has been changed since. On any error image and
-    session are as before, but the image may have grown. Raises Conflict, NoRoom, `Failure`, OSError, ToolError,
-    ExtError.
+    what is left out. ``force``: the session wins where the image has been changed since. ``remove`` removes the
+    session's directory, which comes last. On any error image and session are as before, but the image may have grown.
+    Raises Conflict, NoRoom, `Failure`, OSError, ToolError, ExtError.
     """
     one = _without_conflict(one, section, force)
     need = engine.needs(section, one.upper)
@@ -84,7 +85,7 @@ def carry_out(
     except BaseException:
         take_back(one, section, undo)
         raise
-    _complete(one, section, undo)
+    _complete(one, section, undo, remove)
     return Done(report, section, section.size != size)
 
 
@@ -126,9 +127,9 @@ def take_back(one: Session, section: Section, undo: str) -> None:
     session_marker.put(section.path, one.record, one.path)
 
 
-def _complete(one: Session, section: Section, undo: str) -> None:
+def _complete(one: Session, section: Section, undo: str, remove: Callable[[str], None]) -> None:
     os.close(os.open(undo + COMPLETE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     session.sync_directory(os.path.dirname(undo))
     engine.discard(undo)
     one = one.put(state=session.DONE)
-    clear_away(section.path, one)
+    clear_away(section.path, one, remove)

@@ -14,6 +14,7 @@ from overlay import whiteout
 from overlay.extread import ExtReader, Inode
 from overlay.section import Section
 
+_SECOND = 10**9
 _ORIGIN = "user.overlay.origin"  # on what kernel overlayfs copied up
 
 
@@ -25,7 +26,7 @@ def conflicts(section: Section, upper: str, since: float) -> Iterator[bytes]:
     with ExtReader(section) as reader:
         top = reader.lookup(b"/upper")
         if top is not None:
-            yield from _directory(reader, top, os.fsencode(upper), b"", int(since * 10**9))
+            yield from _directory(reader, top, os.fsencode(upper), b"", int(since * _SECOND))
 
 
 def _directory(reader: ExtReader, inode: Inode, directory: bytes, lead: bytes, since: int) -> Iterator[bytes]:
@@ -47,8 +48,8 @@ def _directory(reader: ExtReader, inode: Inode, directory: bytes, lead: bytes, s
 
 
 def _changed(reader: ExtReader, inode: Inode, since: int) -> bool:
-    """Whether ``inode``, or anything below it, has changed."""
-    if inode.ctime_ns > since:
+    """Whether ``inode``, or anything below it, has changed. Tools that write without mounting count whole seconds."""
+    if inode.ctime_ns > since or (inode.ctime_ns % _SECOND == 0 and inode.ctime_ns >= since - since % _SECOND):
         return True
     return inode.is_directory and any(_changed(reader, reader.inode(e.inode), since) for e in reader.listdir(inode))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from overlay import session, session_marker, session_place
@@ -153,8 +153,11 @@ def roll_back(section: Section, one: Pending) -> str:
     return f"a commit of {one.whose} was cut off; it has been taken back"
 
 
-def clear_away(image: str, one: Session) -> None:
-    """Remove the session ``one``, of which nothing is missing in the file ``image``, and all that points at it."""
+def clear_away(image: str, one: Session, remove: Callable[[str], None] = session.remove) -> None:
+    """Remove the session ``one``, of which nothing is missing in the file ``image``, and all that points at it.
+
+    ``remove`` is given its directory, the last thing to go.
+    """
     from overlay import session_index
 
     session_marker.take_off(image, one.record.name)
@@ -162,7 +165,7 @@ def clear_away(image: str, one: Session) -> None:
     if one.record.undo:
         with contextlib.suppress(OSError):
             os.unlink(one.record.undo + COMPLETE)
-    session.remove(one.path)
+    remove(one.path)
 
 
 def forget(section: Section, one: Pending) -> None:
@@ -178,35 +181,41 @@ def forget(section: Section, one: Pending) -> None:
 
 
 def take_back(section: Section) -> list[str]:
-    """Take back commits that were cut off; what was done, a sentence each. The caller holds the lock exclusively.
+    """Take back every commit that was cut off; what was done, a sentence each. For who holds the lock exclusively.
 
-    `Failure` when an undo log cannot be had here. Raises OSError, ToolError.
+    It comes before anything else is mended: an undo log fits the image as the commit left it. `Failure` when it
+    cannot be done here. Raises OSError, ToolError.
     """
-    return _taken_back(section)[0]
-
-
-def _taken_back(section: Section) -> tuple[list[str], list[Pending]]:
     try:
         found = find(section)
     except ExtError:  # it is damaged: whoever asks will say so
-        return [], []
-    said = [f"{section.describe()}: {roll_back(section, one)}" for one in found if cut_off(one)]
-    return said, found
+        return []
+    return [roll_back(section, one) for one in found if cut_off(one)]
+
+
+def refuse(section: Section, brief: str) -> None:
+    """`Failure`, beginning with ``brief``, when the image lacks changes of a run, or has half of them.
+
+    For who copies what is in the image, under any lock: what is not in it yet would be missing without a word.
+    """
+    try:
+        found = find(section)
+    except ExtError:
+        return
+    for one in found:
+        if one.state not in ("done", "lost", "replaced"):
+            hint = f"sifkit session commit {one.name}, or if they are not wanted: sifkit session drop {one.name}"
+            raise Failure(brief, one.describe(), hint)
 
 
 def make_current(section: Section, brief: str) -> list[str]:
     """Have the image be what its last complete commit made it; what was done for that, a sentence each.
 
-    For tools about to write into the image, or to change where it lies, that hold its lock exclusively. `Failure`,
-    beginning with ``brief``, when changes of a run wait to be committed. Raises OSError, ToolError.
+    For tools about to change what is in the image that hold its lock exclusively. `Failure`, beginning with ``brief``,
+    when changes of a run wait to be committed. Raises OSError, ToolError.
     """
-    said, found = _taken_back(section)
-    for one in found:
-        if one.state in ("done", "lost"):
-            forget(section, one)
-        elif one.state != "replaced":
-            hint = f"sifkit session commit {one.name}, or if they are not wanted: sifkit session drop {one.name}"
-            raise Failure(brief, one.describe(), hint)
+    said = [f"{section.describe()}: {text}" for text in take_back(section)]
+    refuse(section, brief)
     return said
 
 

@@ -257,6 +257,15 @@ def _set(directory: bytes, marks: list[str]) -> None:
         os.setxattr(directory, mark, _YES, follow_symlinks=False)
 
 
+def give(path: bytes, uid: int, gid: int) -> None:
+    """chown(2), where it is allowed: an ordinary user has but one owner to give, and a user namespace knows but one."""
+    try:
+        os.chown(path, uid, gid)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+
+
 def make_whiteout(path: bytes) -> None:
     """Mark ``path`` as deleted: character device 0:0, which ordinary users may make since Linux 5.8."""
     os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))

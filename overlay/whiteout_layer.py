@@ -111,7 +111,6 @@ def _look_like(path: bytes, inode: Inode, xattrs: dict[bytes, bytes]) -> None:
             # A courtesy: where the host keeps no attributes, the directory is still the right one.
             with contextlib.suppress(OSError):
                 os.setxattr(path, name, value)
-    with contextlib.suppress(PermissionError):  # an ordinary user has but one owner to give
-        os.chown(path, inode.uid, inode.gid)
+    whiteout.give(path, inode.uid, inode.gid)
     os.chmod(path, stat.S_IMODE(inode.mode))
     os.utime(path, ns=(inode.atime_ns, inode.mtime_ns))

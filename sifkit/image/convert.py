@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Final
 
-from overlay import lock, newfile
+from overlay import lock, newfile, session_pending
 from overlay.failure import Failure, from_oserror
 from overlay.size import format_size
 
@@ -78,6 +78,8 @@ def layer(text: str, scratch: str) -> Iterator[Tree]:
             f"sifkit overlay check --fix {text}",
         )  # fmt: skip
     with lock.acquire(place(found), exclusive=False), target.layer(found) as tree:
+        if found.is_ext:
+            session_pending.refuse(found.section, f"cannot read all of {text}")
         yield tree
 
 

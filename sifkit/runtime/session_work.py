@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from overlay import session_commit, session_room
+from overlay import session, session_commit, session_room
 from overlay.e2fsprogs import ToolError
 from overlay.extread import ExtError
 from overlay.failure import Failure, defect, from_oserror
@@ -28,12 +28,12 @@ def room(staging: Staging, enlarge: Enlarge) -> Room:
 
 def commit(
     one: Session, section: Section, below: Sequence[str] | None, space: Room, notify: Notify, brief: str, *,
-    force: bool = False,
+    force: bool = False, remove: Callable[[str], None] = session.remove,
 ) -> Done:  # fmt: skip
     """`session_commit.carry_out`; `Failure` beginning with ``brief``, with the command that finishes the job."""
     again = f"sifkit session commit {one.record.name}"
     try:
-        done = session_commit.carry_out(one, section, below, space, notify.warning, force=force)
+        done = session_commit.carry_out(one, section, below, space, notify.warning, force=force, remove=remove)
     except session_room.NoRoom as error:
         raise session_room.refusal(brief, error, one.record.name) from None
     except session_commit.Conflict as error:

@@ -37,6 +37,9 @@ SMALL_INODES, SMALL_BYTES = 30, 1 << 20
 MOST_INODES, MOST_BYTES = 50_000, 2 << 30
 
 
+_FEW = 500  # names that are removed before anybody notices
+
+
 class Look(NamedTuple):
     """Whether and how an ext3 overlay can be staged. ``refusal``: why not. ``lower``: how its content is read.
 
@@ -134,7 +137,7 @@ def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> S
             below = Directory(f"{made.path}/lower")
             _unpack(section, f"{made.path}/lower")
     except (OSError, ExtError) as error:
-        raise _cannot(f"cannot make a session for {section.describe()}", error) from None
+        raise _cannot(f"cannot make a session for {section.describe()}", section, error) from None
     if seen.content.empty:
         below = None
     if seen.place.volatile:
@@ -152,8 +155,10 @@ def _lasting(plan: Plan) -> str:
     return "\0".join(paths) if len(paths) == len(layers) else ""
 
 
-def _cannot(brief: str, error: Exception) -> Failure:
-    return from_oserror(brief, error) if isinstance(error, OSError) else Failure(brief, str(error))
+def _cannot(brief: str, section: Section, error: Exception) -> Failure:
+    if isinstance(error, OSError):
+        return from_oserror(brief, error)
+    return Failure(brief, f"it is damaged: {error}", f"sifkit overlay check {section.path}")
 
 
 def _like_the_image(section: Section, upper: str) -> None:
@@ -228,7 +233,9 @@ def _commit_and_exit(
             whiteout.normalise_directory(staged.session.upper)
         below = assembled.lowers[0 if staged.content.empty else assembled.topmost :]
         room = session_work.room(plan.staging, enlarge or session_room.enlarge_file)
-        done = session_work.commit(staged.session, staged.section, below, room, notify, brief)
+        done = session_work.commit(
+            staged.session, staged.section, below, room, notify, brief, remove=remove_soon
+        )
         contents.committed(done.section, staged.content)
         os._exit(0)
     except Failure as failure:
@@ -252,6 +259,17 @@ def drop(staged: Staged) -> None:
         return
     staged.session.put(state=session.DONE, durable=False)
     remove_later(staged.session.path)
+
+
+def remove_soon(path: str) -> None:
+    """Remove a session's directory: at once if it is small, else by a process of its own."""
+    left = _FEW
+    for _, directories, files in os.walk(path):
+        left -= len(directories) + len(files)
+        if left < 0:
+            remove_later(path)
+            return
+    session.remove(path)
 
 
 def remove_later(path: str) -> None:

@@ -212,7 +212,7 @@ def test_what_a_server_says_of_damage_is_shown(sifkit: Program, rootfs: Path, im
     """B22: Apptainer filters it away."""
     sifkit.ok("exec", "--overlay", image, str(rootfs), "sh", "-c", "mkdir /d; echo x > /d/f")
     images.run("/usr/sbin/debugfs", "-w", "-R", "set_inode_field /upper/d block[0] 999999", image)
-    done = sifkit("exec", "--overlay", image, str(rootfs), "ls", "/d")
+    done = sifkit("exec", "--overlay", f"{image}:fuse", str(rootfs), "ls", "/d")
     assert (done.returncode, "WARNING: fuse2fs" in done.stderr) == (1, True), done.stderr
 
 
