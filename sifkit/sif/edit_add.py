@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 
@@ -71,6 +70,8 @@ def _write(edit: Edit, new: NewObject, descriptor: Descriptor) -> Descriptor:
 
 
 def _digest(fd: int, offset: int, size: int) -> bytes:
+    import hashlib
+
     state = hashlib.sha256()
     with ObjectView(fd, offset, size) as view:
         while block := view.read(1 << 20):

@@ -14,11 +14,6 @@ growing the table keep a signature valid; renaming or adding to the group break 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -105,16 +100,21 @@ def breaks(before: dict[int, tuple[bytes, ...]], after: dict[int, tuple[bytes, .
 
 def signed_text(data: bytes) -> dict[str, Any] | None:
     """The signed JSON of a signature object: PGP clear text or DSSE. None for other kinds, legacy ones too."""
+    import base64  # a run asks which groups are signed, and nothing more
+    import json
+
     try:
         is_dsse = data.lstrip()[:1] == b"{"
         payload = base64.b64decode(json.loads(data)["payload"]) if is_dsse else _clear_text(data)
         text = json.loads(payload)
-    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return text if isinstance(text, dict) and text.get("version") == 1 else None
 
 
 def _clear_text(data: bytes) -> bytes:
+    import re
+
     body = data.partition(b"-----BEGIN PGP SIGNED MESSAGE-----")[2].partition(b"-----BEGIN PGP SIGNATURE-----")[0]
     text = re.split(rb"\r?\n\r?\n", body, maxsplit=1)[-1]
     return re.sub(rb"(?m)^- ", b"", text)
@@ -160,6 +160,8 @@ def _equal(digest: object, blocks: Iterable[bytes]) -> bool:
     name, _, wanted = digest.partition(":") if isinstance(digest, str) else ("", "", "")
     if name not in ("sha1", "sha224", "sha256", "sha384", "sha512", "sha512_224", "sha512_256"):
         return False
+    import hashlib
+
     state = hashlib.new(name)
     for block in blocks:
         state.update(block)

@@ -41,7 +41,7 @@ from sifkit.sif.records import (
     SignatureExtra,
 )
 
-with deferred("pdb", "hashlib", "pickle"):  # construct imports them and parsing does not use them: 8 ms
+with deferred("pdb", "hashlib", "pickle", "traceback"):  # construct imports them and parsing does not use them: 8 ms
     from construct import Bytes, ConstructError, Int8ub, Int32sl, Int32ul, Int64sl, Struct, Switch, this  # type: ignore[import-untyped]
 
 HEADER = Struct(
