@@ -109,15 +109,17 @@ _PATHS = {"PATH": DEFAULT_PATH, "LD_LIBRARY_PATH": ""}
 
 def finish(environment: Environment, found: dict[str, str], asked: dict[str, str]) -> dict[str, str]:
     """What the payload gets: ``found`` is what the image's scripts left, ``asked`` the given values, evaluated."""
-    variables = {**environment.host, **found}
     extended = {f"{where}_{name}" for name in _PATHS for where in ("PREPEND", "APPEND")}
+    # The shell that evaluated the given ones exports them, PREPEND_PATH too, which is no variable of the container.
+    variables = {**environment.host, **{name: value for name, value in found.items() if name not in asked}}
     variables |= {name: value for name, value in asked.items() if name not in extended}
     for name, default in _PATHS.items():
         parts = (asked.get(f"PREPEND_{name}", ""), variables.get(name, default), asked.get(f"APPEND_{name}", ""))
         if any(parts):
             variables[name] = ":".join(part for part in parts if part)
-    if any(name.endswith("LD_LIBRARY_PATH") for name in asked) and LIBRARIES not in variables["LD_LIBRARY_PATH"]:
-        variables["LD_LIBRARY_PATH"] += f":{LIBRARIES}"
+    libraries = variables.get("LD_LIBRARY_PATH", "")
+    if any(name.endswith("LD_LIBRARY_PATH") for name in asked) and LIBRARIES not in libraries:
+        variables["LD_LIBRARY_PATH"] = f"{libraries}:{LIBRARIES}" if libraries else LIBRARIES
     # Images set the prompt, and bash reads start-up files that do: the last word before a prompt is PROMPT_COMMAND's.
     prompt = asked.get("PS1", PROMPT)
     variables["PS1"] = prompt

@@ -16,6 +16,7 @@ def rows(quick: bool) -> Iterator[Row]:
     count = 5 if quick else 20
     yield from plain(count)
     yield from overlays(count)
+    yield from options(count)
     yield from many(max(3, count // 4))
 
 
@@ -75,6 +76,17 @@ def overlays(count: int) -> list[Row]:
         if apptainer:
             found.append(Row(f"exec {option}", ours, "apptainer", taken[f"apptainer {kind}"], "", None))
     return found
+
+
+def options(count: int) -> list[Row]:
+    """What options and variables add: the tables are read, and the image's shell evaluates."""
+    here = setting.here()
+    tree, shown = str(here.rootfs), str(here.directory("shown"))
+    words = ["--contain", "--bind", f"{shown}:/new/dir:ro", "--env", "A=$PATH", "--hostname", "here", "--no-umask"]
+    given = {"plain": here.sifkit("exec", tree, "true"), "options": here.sifkit("exec", *words, tree, "true")}
+    taken = setting.commands(given, count)
+    within = taken["options"] <= taken["plain"] + 10 * MS
+    return [Row("exec, six options", taken["options"], "without them", taken["plain"], "<= 10 ms more", within)]
 
 
 def many(count: int) -> list[Row]:

@@ -224,8 +224,9 @@ def test_paths_are_extended_and_replaced(sifkit: Program, rootfs: Path) -> None:
     found = env_of(sifkit, "--env", "LD_LIBRARY_PATH=/foo,", str(rootfs), env=given)
     assert found["PATH"] == f"/first:{DEFAULT_PATH}:/last"
     assert found["LD_LIBRARY_PATH"] == "/foo,:/.singularity.d/libs"
-    found = env_of(sifkit, "--env", "PATH=$PATH:/bin,", str(rootfs))
-    assert found["PATH"] == f"{DEFAULT_PATH}:/bin,"
+    found = env_of(sifkit, "--env", "PATH=$PATH:/bin,", "--env", "PREPEND_PATH=/a,APPEND_PATH=$HOME", str(rootfs))
+    assert found["PATH"] == f"/a:{DEFAULT_PATH}:/bin,:{found['HOME']}"
+    assert not [name for name in found if "PEND_PATH" in name]
 
 
 def test_home_is_set_by_its_own_option(sifkit: Program, rootfs: Path) -> None:

@@ -77,6 +77,8 @@ def test_the_library_path_keeps_the_runtimes_part() -> None:
     image = {"LD_LIBRARY_PATH": "/image:/.singularity.d/libs"}
     assert finish(image)["LD_LIBRARY_PATH"] == "/image:/.singularity.d/libs"
     assert finish(image, PREPEND_LD_LIBRARY_PATH="/x")["LD_LIBRARY_PATH"] == "/x:/image:/.singularity.d/libs"
+    assert finish(LD_LIBRARY_PATH="")["LD_LIBRARY_PATH"] == "/.singularity.d/libs"
+    assert finish(PREPEND_LD_LIBRARY_PATH="")["LD_LIBRARY_PATH"] == "/.singularity.d/libs"
     assert finish(APPEND_LD_LIBRARY_PATH="/x")["LD_LIBRARY_PATH"] == "/x:/.singularity.d/libs"
 
 
