@@ -96,6 +96,17 @@ def test_the_plan_says_which_driver_and_why(sifkit: Program, rootfs: Path, overl
     assert os.listdir(overlay) == []
 
 
+def test_a_path_longer_than_fsconfig_takes(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """255 bytes; such layers are mounted by short names."""
+    place = tmp_path.joinpath(*["d" * 100] * 3)
+    shutil.copytree(rootfs, place / "base", symlinks=True)
+    (place / "over").mkdir()
+    command = ("exec", "--overlay", f"{place}/over", f"{place}/base", "sh", "-c")
+    done = sifkit(*command, CHANGES)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sifkit.ok(*command, CHECK) == CHECKED
+
+
 @only_user
 def test_a_base_of_another_group_can_be_changed(sifkit: Program, rootfs: Path, overlay: str, tmp_path: Path) -> None:
     """Project directories on clusters: one's own files, a group that a user namespace cannot map."""
