@@ -20,7 +20,7 @@ from overlay.commit_upper import (
     nearer,
     same_file,
 )
-from overlay.ext_inode import Attributes
+from overlay.ext_inode import SECOND, Attributes
 from overlay.ext_write import Writer
 
 UPPER: Final = b"upper"
@@ -104,7 +104,7 @@ class Carrier:
         if opaque:
             self.deleted += sum(1 for _ in writer.directory(inode))
             writer.clear_directory(inode)
-        writer.set_attributes(inode, self._attributes(found, xattrs))
+        writer.set_attributes(inode, self._with_fraction(self._attributes(found, xattrs), inode))
         self._waiting.append(_Directory(where, inside, inode, opaque, [] if opaque or was_opaque else lowers))
 
     def _enter(self, directory: _Directory) -> None:
@@ -225,7 +225,7 @@ class Carrier:
         """A file of the image that was copied up, for its contents or only for its attributes."""
         attributes = self._attributes(found, kept_xattrs(fd))
         if self._writer.holds(number, fd, found):
-            self._writer.set_attributes(number, attributes)
+            self._writer.set_attributes(number, self._with_fraction(attributes, number))
         else:
             self._writer.rewrite(number, fd, attributes, found)
 
@@ -233,6 +233,12 @@ class Carrier:
         """As in the session, but changed now: that tells a session from before that it comes too late."""
         times = found.st_atime_ns, found.st_mtime_ns, self._now
         return Attributes(found.st_mode, found.st_uid, found.st_gid, *times, xattrs)
+
+    def _with_fraction(self, attributes: Attributes, number: int) -> Attributes:
+        """What was copied up through fuse2fs, which shows whole seconds, keeps the fraction that the image has."""
+        present = self._writer.inode(number).mtime_ns
+        cut = attributes.mtime_ns == present - present % SECOND
+        return attributes._replace(mtime_ns=present) if cut else attributes
 
     def _rejoin(self, entry: Found, number: int) -> int:
         """Names of one file of the image that were changed alike (chmod -R) and so came apart, but say the same."""

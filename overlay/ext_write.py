@@ -153,11 +153,12 @@ class Writer(Names):
     def holds(self, number: int, fd: int, found: os.stat_result) -> bool:
         """Whether a regular file certainly has the contents of the one open at ``fd``; ``found``: its fstat.
 
-        Looked at only where size and time of change agree.
+        Looked at only where size and time of change agree, to the second: fuse2fs shows no fractions, so what was
+        copied up through it has none.
         """
         inode = self.inode(number)
-        fraction = 1 if self._room else ext_inode.SECOND  # small inodes count seconds
-        if inode.size != found.st_size or inode.mtime_ns // fraction != found.st_mtime_ns // fraction:
+        second = ext_inode.SECOND
+        if inode.size != found.st_size or inode.mtime_ns // second != found.st_mtime_ns // second:
             return False
         runs = [run for run in self._blocks(inode) if run[0] >= 0]
         return ext_data.same(self._volume, runs, fd, inode.size)
