@@ -85,6 +85,13 @@ def test_a_host_without_any_overlay_cannot(lacks: str) -> None:
     assert found["configuration"]["environment"] == {"SIFKIT_DEBUG_WITHOUT": lacks}
 
 
+def test_variables_that_stand_for_options_are_named() -> None:
+    """Also whose they are: `APPTAINER_BIND` of a site's module is the usual reason for a bind nobody asked for."""
+    said = doctor(APPTAINER_BIND="/data", SINGULARITY_BIND="/old", SIFKIT_CONTAIN="1").stdout
+    assert "APPTAINER_BIND=/data  (environment, for --bind)" in said
+    assert "SIFKIT_CONTAIN=1  (environment, for --contain)" in said and "SINGULARITY_BIND" not in said
+
+
 @needs("userns", "overlayfs")
 def test_an_older_kernel_is_warned_of() -> None:
     found = facts(SIFKIT_DEBUG_WITHOUT="lowerdir_append,tmpfs_xattr")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sifkit.runtime.identity import Identity
     from sifkit.runtime.preflight import Finding
 
-VARIABLES = ("SIFKIT_OVERLAY_DRIVER", "SIFKIT_SESSION_DIR", "SIFKIT_SHELL", "SIFKIT_DEBUG_WITHOUT")
+VARIABLES = ("SIFKIT_OVERLAY_DRIVER", "SIFKIT_SESSION_DIR", "SIFKIT_DEBUG_WITHOUT")
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "bold red"}
 
 
@@ -98,8 +98,13 @@ def _files() -> list[tuple[str, str]]:
     return found
 
 
-def _variables() -> dict[str, str]:
-    return {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+def _variables() -> dict[str, tuple[str, str]]:
+    """Value and meaning of the variables that are set and would matter to a run."""
+    from sifkit.cli import twins
+
+    found = {name: "environment" for name in VARIABLES if os.environ.get(name)}
+    found |= {name: f"environment, for {option}" for name, option in twins.in_force(os.environ).items()}
+    return {name: (os.environ[name], meaning) for name, meaning in found.items()}
 
 
 def _print_json(able: bool, who: Identity, findings: tuple[Finding, ...], settings: list[Setting]) -> None:
@@ -112,7 +117,7 @@ def _print_json(able: bool, who: Identity, findings: tuple[Finding, ...], settin
         "configuration": {
             "files": [{"path": path, "state": state} for path, state in _files()],
             "settings": {setting.key: {"value": setting.value, "source": setting.source} for setting in settings},
-            "environment": _variables(),
+            "environment": {name: value for name, (value, _) in _variables().items()},
         },
     }
     click.echo(json.dumps(facts, indent=2))
@@ -129,8 +134,8 @@ def _print(able: bool, who: Identity, findings: tuple[Finding, ...], settings: l
         click.echo(_printable(f"  {path}: {state}"))
     for setting in settings:
         click.echo(_printable(f"  {setting.key} = {_shown(setting.value)}  ({setting.source})"))
-    for name, value in _variables().items():
-        click.echo(_printable(f"  {name}={value}  (environment)"))
+    for name, (value, meaning) in _variables().items():
+        click.echo(_printable(f"  {name}={value}  ({meaning})"))
     verdict = "A container can run here" if able else "No container can run here: see the lines marked missing"
     click.echo(_printable(f"\n{verdict} (as {who.name}, uid {who.uid})."))
 

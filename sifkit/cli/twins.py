@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
+from sifkit.cli.console import CONSOLE
 from sifkit.cli.request import PREFIXES
 from sifkit.cli.run_option import Given, Spec, specs
 
@@ -15,15 +16,26 @@ _TRUE, _FALSE = ("1", "t", "true", "yes", "on"), ("0", "f", "false", "no", "off"
 
 def add(verb: str, given: Given, host: Mapping[str, str]) -> None:
     """Put into ``given`` what variables of ``host`` say. The command line wins; what can be repeated is added to it."""
+    for name, spec in _found(verb, host):
+        CONSOLE.info(f"{name}={host[name]} stands for {spec.names[-1]}")
+        if spec.many:
+            given[spec.key] = (*(given[spec.key] or ()), *_several(spec, host[name]))
+        elif given[spec.key] is None:
+            given[spec.key] = _value(spec, name, host[name])
+
+
+def in_force(host: Mapping[str, str]) -> dict[str, str]:
+    """The variables of ``host`` that stand for an option of any run, and that option."""
+    return {name: spec.names[-1] for name, spec in _found("shell", host)}
+
+
+def _found(verb: str, host: Mapping[str, str]) -> Iterator[tuple[str, Spec]]:
+    """Of the variables for one option that which counts: ours before Apptainer's before Singularity's."""
     for spec in specs(verb):
         for key in spec.variables:
             name = next((f"{prefix}{key}" for prefix in PREFIXES if host.get(f"{prefix}{key}")), "")
-            if not name:
-                continue
-            if spec.many:
-                given[spec.key] = (*(given[spec.key] or ()), *_several(spec, host[name]))
-            elif given[spec.key] is None:
-                given[spec.key] = _value(spec, name, host[name])
+            if name:
+                yield name, spec
 
 
 def _several(spec: Spec, text: str) -> list[str]:
