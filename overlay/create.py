@@ -24,7 +24,7 @@ SMALLEST: Final = 16 * MIB  # mke2fs: the journal, 4 MiB at least, may not fill 
 FEATURES: Final = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
 
 _SMALL: Final = 512 * MIB  # below this mke2fs, and so Apptainer, gives an inode for every 4 KiB
-_INODE_SIZE: Final = 256
+INODE_SIZE: Final = 256
 _NAME_MAX: Final = 255
 _LABEL_MAX: Final = 16
 
@@ -111,7 +111,8 @@ def format_like(section: Section, old: Superblock, inodes: int) -> None:
     Without upper/ and work/. Raises ToolError: more inodes than its size can have.
     """
     label = os.fsdecode(old.label) or None
-    uuid = old.uuid.hex()
+    digits = old.uuid.hex()
+    uuid = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     _format(section, inodes, None, label, discard=True, uuid=uuid)
     e2fsprogs.debugfs(section, [[b"set_super_value", b"r_blocks_count", b"1"]], write=True)
 
@@ -214,8 +215,8 @@ def _format(
     section: Section, inodes: int | None, bytes_per_inode: int | None, label: str | None, *,
     discard: bool, uuid: str = "",
 ) -> None:  # fmt: skip
-    if inodes is not None and inodes * _INODE_SIZE > section.size:
-        need = format_size(inodes * _INODE_SIZE)
+    if inodes is not None and inodes * INODE_SIZE > section.size:
+        need = format_size(inodes * INODE_SIZE)
         raise ValueError(f"{inodes} inodes alone take {need}, and the size is {format_size(section.size)}")
     count = ["-N", str(inodes)] if inodes is not None else ["-i", str(bytes_per_inode or usual_ratio(section.size))]
     if label is not None and len(os.fsencode(label)) > _LABEL_MAX:
@@ -224,7 +225,7 @@ def _format(
     name += ["-U", uuid] if uuid else []
     e2fsprogs.mke2fs(
         section,
-        *("-O", FEATURES, "-I", str(_INODE_SIZE), "-m", "0", "-J", f"size={_journal_mib(section.size)}", *count, *name),
+        *("-O", FEATURES, "-I", str(INODE_SIZE), "-m", "0", "-J", f"size={_journal_mib(section.size)}", *count, *name),
         extended=["discard" if discard else "nodiscard"],
         block_size=BLOCK_SIZE,
     )

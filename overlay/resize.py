@@ -1,7 +1,8 @@
 """Larger and smaller ext3 overlays: what is asked for in bytes, and how it is done so that nothing is ever half done.
 
 Growing happens in place (`overlay.resize_grow`). Shrinking moves data, which no journal holds; it is done on a
-copy that takes the old file's name when it is complete and on disk.
+copy that takes the old file's name when it is complete and on disk. More inodes than the size gives need a new file
+system (`overlay.rebuild`), which takes the old one's name in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from overlay import check, e2fsprogs, lock, newfile, resize_grow, superblock
+from overlay.create import BLOCK_SIZE
 from overlay.failure import Failure
 from overlay.section import Section
 from overlay.size import format_size
@@ -24,7 +26,7 @@ _ALLOCATED: Final = 0.95  # an image of which this much is on disk was made to h
 
 class Wish(NamedTuple):
     """What is asked for, in bytes: the new ``size``, or ``add`` to the present one, or the ``minimum``; room for
-    at least ``inodes`` files. With ``inodes`` alone the file system grows as far as they need.
+    at least ``inodes`` files. With ``inodes`` alone the file system grows by what they take themselves.
     """
 
     size: int = 0
@@ -41,26 +43,28 @@ class Resized(NamedTuple):
     in_place: bool
 
 
-def wanted_size(sb: Superblock, wish: Wish) -> int | None:
-    """The bytes that the file system is to have, whole blocks; None for the fewest it can.
+class Wanted(NamedTuple):
+    """``size``: bytes of the file system, whole blocks; None: as few as can be. ``inodes``: to rebuild with, else 0."""
 
-    Raises ValueError for room for files that the size asked for does not give: ext3 has its inodes by size.
-    """
+    size: int | None
+    inodes: int = 0
+
+
+def wanted(sb: Superblock, wish: Wish) -> Wanted:
+    """What ``wish`` means for this file system, which has its inodes by size: one that is large enough gives them."""
     if wish.minimum:
-        return None
+        return Wanted(None)
     size = wish.size or sb.size + wish.add
     if wish.inodes > sb.inodes:
+        from overlay import rebuild
+
+        if not (wish.size or wish.add):
+            size = rebuild.size_for(sb, wish.inodes)
         # A last group that is cut short may be dropped by resize2fs, so whole groups are asked for.
         least = -(-wish.inodes // sb.inodes_per_group) * sb.blocks_per_group * sb.block_size
-        if not (wish.size or wish.add):
-            size = max(size, least)
-        elif size < least:
-            each = sb.blocks_per_group * sb.block_size // sb.inodes_per_group
-            raise ValueError(
-                f"{wish.inodes} inodes need a size of {format_size(least)} here: this file system has one for "
-                f"{format_size(each)}, which only a new one can change (sifkit overlay create --inodes)"
-            )
-    return size - size % sb.block_size
+        if size < least:
+            return Wanted(size - size % BLOCK_SIZE, wish.inodes)
+    return Wanted(size - size % sb.block_size)
 
 
 def resize_file(path: str, wish: Wish) -> Resized:
@@ -73,16 +77,16 @@ def resize_file(path: str, wish: Wish) -> Resized:
     with lock.acquire(Section(path, 0, os.stat(path).st_size), exclusive=True) as held:
         section = Section(path, 0, os.fstat(held.fd).st_size)
         sb = sound(section)
-        size = wanted_size(sb, wish)
+        size, inodes = wanted(sb, wish)
         reserve = allocated(held.fd)
-        if size is not None and size >= sb.size:
+        if size is not None and size >= sb.size and not inodes:
             after = sb if size == sb.size else grown(section._replace(size=max(size, section.size)), size, reserve)
             if after is not None:
                 os.truncate(path, after.size)  # what lay behind a file system that did not fill its file
                 return Resized(sb, after, True)
         sound(section, thorough=True)
         with replacement(path, held.fd) as fd:
-            after = fill_copy(section, sb, fd, size)
+            after = fill(section, sb, fd, Wanted(size, inodes))
             if reserve:
                 resize_grow.reserve(fd, 0, after.size, path)
         return Resized(sb, after, False)
@@ -124,8 +128,16 @@ def sound(section: Section, *, thorough: bool = False) -> Superblock:
         os.close(fd)
 
 
-def fill_copy(section: Section, sb: Superblock, fd: int, size: int | None) -> Superblock:
-    """Make the empty file ``fd`` the file system of ``section``, resized; on disk when this returns."""
+def fill(section: Section, sb: Superblock, fd: int, wish: Wanted) -> Superblock:
+    """Make the empty file ``fd`` the file system of ``section``, as it is wanted; on disk when this returns."""
+    if wish.inodes and wish.size is not None:
+        from overlay import rebuild
+
+        return rebuild.fill(section, sb, fd, wish.size, wish.inodes)
+    return _resized_copy(section, sb, fd, wish.size)
+
+
+def _resized_copy(section: Section, sb: Superblock, fd: int, size: int | None) -> Superblock:
     source = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(fd, sb.size)

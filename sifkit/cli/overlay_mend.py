@@ -162,7 +162,7 @@ def _content(found: Target, fix: bool) -> list[Oddity]:
 @click.option("-s", "--size", metavar="SIZE", help="New size: 20G, 500M, or a number of MiB; +5G adds to it.")
 @click.option("-m", "--minimum", is_flag=True, help="As small as what is in it allows.")
 @click.option("--inodes", type=click.IntRange(min=1), metavar="N",
-              help="Room for at least N files; alone, grow as far as they need.")  # fmt: skip
+              help="Room for at least N files: by the size if that gives them, else by a new file system.")  # fmt: skip
 @click.argument("target")
 def resize(target: str, size: str | None, minimum: bool, inodes: int | None) -> None:
     """Make the ext3 overlay TARGET larger or smaller, also inside a SIF image.

@@ -2,8 +2,9 @@
 
 It grows where it is: what lies behind it is moved to the end of the file first, then its descriptor says the
 new size (a partition may be longer than its file system), then the file system grows (`overlay.resize_grow`).
-It shrinks on a copy, put behind everything else; the descriptor is switched, the old place becomes a hole, and
-the image is compacted. Killed between any two of these, the image is whole, and the overlay the old or the new one.
+It shrinks on a copy, or is rebuilt with more inodes, behind everything else; the descriptor is switched, the old
+place becomes a hole, and the image is compacted. Killed between any two of these, the image is whole, and the overlay
+the old or the new one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from overlay import lock, resize, resize_grow
 from overlay.failure import Failure
-from overlay.resize import Resized, Wish
+from overlay.resize import Resized, Wanted, Wish
 from overlay.section import Section
 from overlay.superblock import Superblock
 from sifkit import sif
@@ -98,18 +99,19 @@ def _claim(edit: Edit, descriptor: Descriptor) -> None:
 def _resize(edit: Edit, old: Descriptor, wish: Wish, brief: str) -> Resized:
     section = Section(edit.path, old.offset, old.size)
     sb = resize.sound(section)
-    size = resize.wanted_size(sb, wish)
+    wanted = resize.wanted(sb, wish)
+    size, inodes = wanted
     reserved = resize.allocated(edit.fd)
-    if size == sb.size:
+    if size == sb.size and not inodes:
         return Resized(sb, sb, True)
-    if size is not None and size > sb.size:
+    if size is not None and size > sb.size and not inodes:
         _make_room(edit, old, size, brief)
         after = resize.grown(section._replace(size=max(size, old.size)), size, reserved)
         if after is not None:
             return Resized(sb, after, True)
         old = edit.find(old.id)
     resize.sound(section, thorough=True)
-    return Resized(sb, _by_copy(edit, old, section, sb, size), False)
+    return Resized(sb, _by_copy(edit, old, section, sb, wanted), False)
 
 
 def _make_room(edit: Edit, old: Descriptor, size: int, brief: str) -> None:
@@ -148,9 +150,9 @@ def _settle(edit: Edit) -> None:
     edit.guard.done()
 
 
-def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, size: int | None) -> Superblock:
+def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, wanted: Wanted) -> Superblock:
     with scratch_file(edit.path) as scratch:
-        after = resize.fill_copy(section, sb, scratch, size)
+        after = resize.fill(section, sb, scratch, wanted)
         at = edit.data_end()
         start = next_aligned(at, PARTITION_ALIGNMENT)
         transfer.copy(scratch, 0, edit.fd, start, after.size, zero_below=edit.length, flush=True)
