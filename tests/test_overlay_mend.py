@@ -105,7 +105,7 @@ def test_resize_refuses(tmp_path: Path, image: str, awkward_squash: Path) -> Non
     assert "no size of its own" in failure("resize", "--size", "1G", str(tmp_path / "d"))
     assert "squashfs, which is read-only" in failure("resize", "--size", "1G", str(awkward_squash))
     assert "no overlay" in failure("resize", "--size", "1G", str(tmp_path / "none"))
-    assert "inodes need a size of" in failure("resize", "--size", "100M", "--inodes", "9999999", image)
+    assert "inodes alone take 2.4 GiB" in failure("resize", "--size", "100M", "--inodes", "9999999", image)
     with lock.acquire(Section(image, 0, 64 * MIB), exclusive=False):
         assert f"pid {os.getpid()}" in failure("resize", "--size", "1G", image)
 

@@ -238,10 +238,10 @@ def test_killed_at_random_moments_with_its_tools(tmp_path: Path, full: Path) -> 
 def test_it_is_used_afterwards(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "o.img")
     sifkit.ok("overlay", "create", path)
-    sifkit.ok("exec", "--overlay", path, str(rootfs), "sh", "-c", "rm /etc/hosts; rm -r /usr/share; mkdir /usr/share")
+    sifkit.ok("exec", "--overlay", path, str(rootfs), "sh", "-c", "rm /etc/os-release; rm -r /usr/share; mkdir /usr/share")
     said = sifkit.ok("overlay", "resize", "--inodes", "40000", path)
     assert " inodes" in said
-    script = "ls /etc/hosts /usr/share 2>&1; touch /x; echo"
+    script = "ls /etc/os-release /usr/share 2>&1; touch /x; echo"
     shown = sifkit.ok("exec", "--overlay", path, str(rootfs), "sh", "-c", script)
     assert "No such file" in shown
     assert "demo" not in shown
