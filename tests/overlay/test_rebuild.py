@@ -238,7 +238,8 @@ def test_killed_at_random_moments_with_its_tools(tmp_path: Path, full: Path) -> 
 def test_it_is_used_afterwards(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "o.img")
     sifkit.ok("overlay", "create", path)
-    sifkit.ok("exec", "--overlay", path, str(rootfs), "sh", "-c", "rm /etc/os-release; rm -r /usr/share; mkdir /usr/share")
+    script = "rm /etc/os-release; rm -r /usr/share; mkdir /usr/share"
+    sifkit.ok("exec", "--overlay", path, str(rootfs), "sh", "-c", script)
     said = sifkit.ok("overlay", "resize", "--inodes", "40000", path)
     assert " inodes" in said
     script = "ls /etc/os-release /usr/share 2>&1; touch /x; echo"
