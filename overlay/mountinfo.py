@@ -59,3 +59,8 @@ def fstype(path: str) -> str:
     """The file-system type that ``path`` lies on ("ext4", "fuse.sshfs", ...); "" when it cannot be told."""
     mount = covering(os.path.realpath(path))
     return mount.fstype if mount else ""
+
+
+def first(kind: str) -> str:
+    """Where the first file system of the type ``kind`` is mounted; "" when there is none."""
+    return next((mount.point for mount in read() if mount.fstype == kind), "")

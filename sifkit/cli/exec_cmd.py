@@ -96,7 +96,8 @@ def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
     settings = config.load()
     _apply(settings)
     asked = request.build(verb, given["image"], args or (), given, settings)
-    made = plan.build(asked, identity.caller(), environ.of_caller(), userns.privileged())
+    real_root = userns.privileged() and not given["userns"]
+    made = plan.build(asked, identity.caller(), environ.of_caller(), real_root)
     if given["dry_run"]:
         from sifkit.cli import show_plan
 

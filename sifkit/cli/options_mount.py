@@ -39,10 +39,10 @@ OPTIONS = (
         "NAME", many=True, separator=",",
     ),
     Spec(("-c", "--contain"), "Empty /tmp, /var/tmp and home, and a minimal /dev."),
-    Spec(("-C", "--containall"), "--contain and --cleanenv."),
+    Spec(("-C", "--containall"), "--contain, --cleanenv, --pid and --ipc."),
     Spec(
         ("--compat",),
-        "As Docker runs images: --containall, --no-eval, --no-umask, --writable-tmpfs.",
+        "As Docker runs images: --containall, --no-init, --no-eval, --no-umask, --writable-tmpfs.",
     ),
     Spec(("--dns",), "Name servers for /etc/resolv.conf, with commas.", "ADDRESS"),
 )  # fmt: skip

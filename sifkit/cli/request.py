@@ -13,6 +13,7 @@ from sifkit.runtime.request import Mounts, Namespaces, Request, Variables
 
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
+    from sifkit.runtime.cgroup import Limits
 
 # Of variables that may stand for an option, and with ENV before the line for a variable of the container.
 PREFIXES = ("SIFKIT_", "APPTAINER_", "SINGULARITY_")
@@ -35,6 +36,7 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
         variables=_variables(given),
         mounts=_mounts(given, settings),
         namespaces=_namespaces(given),
+        limits=_limits(given),
         cwd=given["cwd"] or "",
         shell=given["shell"] or "",
         app=given["app"] or "",
@@ -46,7 +48,7 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
 def _imply(given: Given) -> None:
     """What one option stands for. --writable-tmpfs of --compat is left to the layers, where a writable one may be."""
     if given["compat"]:
-        given |= {"containall": True, "no_eval": True, "no_umask": True}
+        given |= {"containall": True, "no_init": True, "no_eval": True, "no_umask": True}
     if given["containall"]:
         given |= {"contain": True, "cleanenv": True}
 
@@ -73,3 +75,11 @@ def _namespaces(given: Given) -> Namespaces:
     from sifkit.cli import request_namespaces
 
     return request_namespaces.namespaces(given)
+
+
+def _limits(given: Given) -> Limits | None:
+    if given.plain:
+        return None
+    from sifkit.cli import request_namespaces
+
+    return request_namespaces.limits(given)

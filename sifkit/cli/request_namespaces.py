@@ -1,7 +1,8 @@
-"""From the options about namespaces to `Namespaces`."""
+"""From the options about isolation to `Namespaces` and `Limits`."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -10,13 +11,70 @@ from sifkit.runtime.request import Namespaces
 
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
+    from sifkit.runtime.cgroup import Limits
 
-_MOST = 64  # of a host name: HOST_NAME_MAX of the kernel
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")  # hostname(7); the kernel takes 64 bytes
+_LIMITS = (
+    "cpus", "cpu_shares", "cpuset_cpus", "cpuset_mems", "memory", "memory_swap", "memory_reservation", "pids_limit",
+)  # fmt: skip
 
 
 def namespaces(given: Given) -> Namespaces:
-    """What of its own the command line wants the container to have."""
+    """What the container is to have of its own."""
+    whole = given["containall"]
     name = given["hostname"] or ""
-    if len(name.encode()) > _MOST or any(character.isspace() for character in name):
-        raise click.UsageError(f"--hostname {name}: a name has no spaces and at most {_MOST} bytes")
-    return Namespaces(hostname=name)
+    if name and not _HOSTNAME.fullmatch(name):
+        raise click.UsageError(f"--hostname {name}: letters, digits, '-' and '.', at most 64")
+    network = given["network"]
+    if network not in (None, "none"):
+        raise click.UsageError(f"--network {network}: only 'none' is there; others need root's set-up of the host")
+    if network and not given["net"]:
+        raise click.UsageError("--network goes with --net")
+    return Namespaces(
+        pid=bool((given["pid"] or whole) and not given["no_pid"]),
+        init=not given["no_init"],
+        ipc=bool(given["ipc"] or whole),
+        uts=bool(given["uts"]),
+        hostname=name,
+        net=bool(given["net"]),
+        userns=bool(given["userns"]),
+    )
+
+
+def limits(given: Given) -> Limits | None:
+    """What it may use; None for no limit."""
+    if all(given[name] is None for name in _LIMITS):
+        return None
+    from sifkit.runtime.cgroup import Limits
+
+    _at_least(given, "cpus", 0.01)
+    _at_least(given, "cpu_shares", 2, 262144)
+    _at_least(given, "pids_limit", 1)
+    memory, swap = _size(given, "memory"), _size(given, "memory_swap")
+    if swap and (not memory or swap < memory):
+        raise click.UsageError("--memory-swap is memory and swap together: give --memory too, and not more than that")
+    return Limits(
+        cpus=given["cpus"] or 0.0,
+        shares=given["cpu_shares"] or 0,
+        cpuset=given["cpuset_cpus"] or "",
+        nodes=given["cpuset_mems"] or "",
+        memory=memory,
+        swap=swap,
+        reservation=_size(given, "memory_reservation"),
+        pids=given["pids_limit"] or 0,
+    )
+
+
+def _at_least(given: Given, name: str, least: float, most: float = float("inf")) -> None:
+    if given[name] is not None and not least <= given[name] <= most:
+        option = "--" + name.replace("_", "-")
+        limit = "" if most == float("inf") else f", at most {most}"
+        raise click.UsageError(f"{option} {given[name]}: at least {least}{limit}")
+
+
+def _size(given: Given, name: str) -> int:
+    from sifkit.cli import options
+
+    if given[name] is None:
+        return 0
+    return options.size(given[name], "--" + name.replace("_", "-"))

@@ -25,7 +25,7 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
     return {
         "verb": plan.verb,
         "image": plan.image,
-        "namespaces": ", ".join(name for name, on in _namespaces(plan) if on),
+        "namespaces": ", ".join([*([] if plan.privileged else ["user"]), "mount", *plan.namespaces.describe()]),
         "layers": plan.stack.describe(),
         "driver": decision.driver,
         "reason": decision.reason,
@@ -37,10 +37,6 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
         "umask": f"{plan.umask:04o}",
         "environment": plan.environment.start(),
     }
-
-
-def _namespaces(plan: Plan) -> tuple[tuple[str, bool], ...]:
-    return ("user", not plan.privileged), ("mount", True), ("uts", bool(plan.namespaces.hostname))
 
 
 def _lines(facts: dict[str, object]) -> list[str]:

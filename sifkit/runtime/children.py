@@ -39,21 +39,24 @@ def exit_code(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def others(keep: Collection[int]) -> set[int]:
+def others(keep: Collection[int], reaper: int = 0) -> set[int]:
     """The living descendants of this process, without those in ``keep``. Empty only when there are none.
+
+    ``reaper``: a child that is no such descendant itself, but its children are (`namespaces`); 0 for none.
 
     A look at /proc is no snapshot: it misses who lost its parent meanwhile. But as long as there is any, one
     of its ancestors is our child, living or not yet reaped. So with no living one found, such children are
     returned: look again.
     """
-    me = os.getpid()
-    first = _children(me)
-    if first is not None and not first - set(keep):
+    parents = {os.getpid(), reaper} - {0}
+    first = _children(parents)
+    keep = {*keep, reaper}
+    if first is not None and not first - keep:
         return set()
     processes = _processes()
     if first is None:
-        first = {pid for pid, process in processes.items() if process.parent == me}
-    first -= set(keep)
+        first = {pid for pid, process in processes.items() if process.parent in parents}
+    first -= keep
     found = grown = first
     while grown:
         grown = {pid for pid, process in processes.items() if process.parent in grown} - found
@@ -61,9 +64,9 @@ def others(keep: Collection[int]) -> set[int]:
     return {pid for pid in found if pid in processes and processes[pid].alive} or first
 
 
-def signal_all(keep: Collection[int], number: int) -> None:
-    """Send signal ``number`` to every descendant but ``keep``; SIGCONT follows, for one that is stopped."""
-    for pid in others(keep):
+def signal_all(keep: Collection[int], number: int, reaper: int = 0) -> None:
+    """Send signal ``number`` to all `others`; SIGCONT follows, for one that is stopped."""
+    for pid in others(keep, reaper):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
             os.kill(pid, signal.SIGCONT)
@@ -76,18 +79,22 @@ def kill_all(keep: Collection[int]) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         signal.sigtimedwait({signal.SIGCHLD}, 0.05)
-        for pid in left:
+        # All children, not only those: process 1 of a PID namespace lives until every zombie in it is collected.
+        for pid in (_children({os.getpid()}) or left) - set(keep):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
-def _children(pid: int) -> set[int] | None:
-    """Children, also those not yet reaped, by the kernel's own list; None without CONFIG_PROC_CHILDREN."""
+def _children(parents: set[int]) -> set[int] | None:
+    """Their children, also those not yet reaped, by the kernel's own list; None without CONFIG_PROC_CHILDREN."""
+    found = set()
     try:
-        with open(f"/proc/self/task/{pid}/children", encoding="utf-8") as file:
-            return {int(word) for word in file.read().split()}
+        for pid in parents:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
+                found |= {int(word) for word in file.read().split()}
     except OSError:
         return None
+    return found
 
 
 def _processes() -> dict[int, _Process]:

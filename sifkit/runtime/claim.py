@@ -50,7 +50,16 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify, enlarge: Enl
         _lock(plan.stack.upper.section, True, wait, held, notify)
         section = _prepare_image(plan, plan.stack.upper.section, enlarge, notify)
         plan = plan._replace(stack=plan.stack._replace(upper=plan.stack.upper._replace(section=section)))
-    return plan
+    return _limited(plan, held) if plan.limits else plan
+
+
+def _limited(plan: Plan, held: ExitStack) -> Plan:
+    from sifkit.runtime import cgroup
+
+    assert plan.limits is not None
+    group = cgroup.make(plan.limits)
+    held.callback(cgroup.remove, group)
+    return plan._replace(cgroup=group)
 
 
 def _claim_shown(layer: SquashImage | ExtImage | ExtOverlay, wait: float, held: ExitStack, notify: Notify) -> None:

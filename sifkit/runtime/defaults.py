@@ -10,7 +10,7 @@ from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo
 
 if TYPE_CHECKING:
-    from sifkit.runtime.request import Mounts, Request
+    from sifkit.runtime.request import Mounts, Namespaces, Request
     from sifkit.runtime.step import Step
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
@@ -30,7 +30,7 @@ def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[St
     mounts = request.mounts
     # A home below /tmp comes after it, which would cover it, and one above /var/tmp before.
     own = sorted([*_temporary(mounts), *_home(mounts, who.home)], key=_depth)
-    done = [*_system(mounts), *own, *_scratch(mounts)]
+    done = [*_system(mounts, request.namespaces), *own, *_scratch(mounts)]
     if accounts:
         done += [Account("/etc/passwd", who), Account("/etc/group", who)]
     done += _resolver(mounts.dns)
@@ -44,25 +44,36 @@ def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[St
     return tuple(_with_points(done) if mounts.binds or mounts.scratch else done)
 
 
-def _system(mounts: Mounts) -> list[Step]:
+def _system(mounts: Mounts, own: Namespaces) -> list[Step]:
     """/dev, /proc, /sys, and what of the host's /etc every program reads."""
     without = mounts.without
     done: list[Step] = []
     if "dev" not in without:
-        done += _contained_dev("devpts" not in without) if mounts.contain else [Bind("/dev", "/dev", devices=True)]
+        contained = mounts.contain
+        done += _contained_dev("devpts" not in without, own.ipc) if contained else [Bind("/dev", "/dev", devices=True)]
     if "bind-paths" not in without:
         done += [Bind(path, path, optional=True) for path in ("/etc/localtime", "/etc/hosts") if os.path.exists(path)]
-    done += [] if "proc" in without else [Bind("/proc", "/proc", devices=True)]
+    done += [] if "proc" in without else [_proc(own.pid)]
     return done + ([] if "sys" in without else [Bind("/sys", "/sys", devices=True, optional=True)])
 
 
-def _contained_dev(terminals: bool) -> list[Step]:
+def _proc(own: bool) -> Step:
+    if not own:
+        return Bind("/proc", "/proc", devices=True)
+    from sifkit.runtime.step_proc import Proc
+
+    return Proc()
+
+
+def _contained_dev(terminals: bool, own_ipc: bool) -> list[Step]:
     done: list[Step] = [Memory("/dev", 0o755)]
     done += [Bind(f"/dev/{name}", f"/dev/{name}", devices=True, optional=True) for name in _DEVICES]
     if terminals:
         done.append(Pseudo("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620", optional=True))
         done.append(Link("/dev/ptmx", "pts/ptmx"))
-    done += [Memory("/dev/shm", 0o1777), Bind("/dev/mqueue", "/dev/mqueue", devices=True, optional=True)]
+    host_queues = Bind("/dev/mqueue", "/dev/mqueue", devices=True, optional=True)
+    queues = Pseudo("mqueue", "/dev/mqueue", optional=True) if own_ipc else host_queues
+    done += [Memory("/dev/shm", 0o1777), queues]
     return [*done, *(Link(name, to) for name, to in _DEVICE_LINKS)]
 
 

@@ -13,11 +13,11 @@ import os
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
-from sifkit.runtime import assemble, children, linux, payload, scratch
+from sifkit.runtime import assemble, children, linux, namespaces, payload, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -67,19 +67,18 @@ def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> i
     scratch.enter(plan)
     assembled = assemble.assemble(plan, notify)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
-    me = os.getpid()
-    child = os.fork()
-    if child == 0:
-        mounts.die_with_parent(signal.SIGKILL)
-        if os.getppid() != me:
-            os._exit(255)
-        payload.become(plan, assembled, notify)
+    started = namespaces.start(plan.namespaces, partial(payload.become, plan, assembled, notify))
+    # Who kills the whole job at once, as batch systems do, must not get us with it: we end what left its group.
+    os.setpgid(0, 0)
     mounts.die_with_parent(ORPHANED)
     if os.getppid() != monitor:  # it died before the line above
-        os.kill(me, ORPHANED)
+        os.kill(os.getpid(), ORPHANED)
     serving = {server.pid: server for server in assembled.servers}
     try:
-        status = _watch(child, monitor, serving, plan.wait, notify)
+        try:
+            status = _watch(started.payload, monitor, Kept(serving, started.reaper), plan.wait, notify)
+        finally:
+            namespaces.end(started.reaper)
         if assembled.staged is not None and status is not None:
             from sifkit.runtime import staged
 
@@ -90,7 +89,18 @@ def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> i
         _take_down(assembled, serving, notify)
 
 
-def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, notify: Notify) -> int | None:
+class Kept(NamedTuple):
+    """Children of ours that are not the payload's: FUSE servers by pid, and process 1 of its PID namespace (0: none)."""
+
+    serving: dict[int, Server]
+    reaper: int
+
+    def others(self) -> set[int]:
+        """What the payload left."""
+        return children.others(self.serving, self.reaper)
+
+
+def _watch(child: int, monitor: int, kept: Kept, wait: bool, notify: Notify) -> int | None:
     """Forward signals and reap until the payload has ended and nothing that it started is left; its status.
 
     None when the monitor has died: everything is ended, and nobody asks any more.
@@ -103,21 +113,22 @@ def _watch(child: int, monitor: int, serving: dict[int, Server], wait: bool, not
                 if pid == child:
                     stopped = os.WIFSTOPPED(state)
                     _show_state(monitor, stopped)
-            elif pid in serving:
-                _server_ended(serving.pop(pid), notify)
+            elif pid in kept.serving:
+                _server_ended(kept.serving.pop(pid), notify)
             elif pid == child:
                 status = children.exit_code(state)
                 wait = wait and status != 128 + asked
-        if status is not None and not (wait and children.others(serving)):
+        if status is not None and not (wait and kept.others()):
             break
-        number = _one_signal(child if status is None else 0, stopped)
+        # What ends in a PID namespace tells its process 1 and not us.
+        number = _one_signal(child if status is None else 0, stopped, 0.05 if status is not None and kept.reaper else 0)
         if number == ORPHANED:
-            children.kill_all(serving)
+            children.kill_all(kept.serving)
             return None
         if number in ENDING:  # it ends the payload; what would be waited for too, once there is none
             asked = number
             wait = wait and status is None and not children.ended(child)
-    _end_left_overs(serving, notify)
+    _end_left_overs(kept, notify)
     return status
 
 
@@ -130,9 +141,14 @@ def _show_state(monitor: int, stopped: bool) -> None:
         os.kill(monitor, signal.SIGSTOP if stopped else signal.SIGCONT)
 
 
-def _one_signal(child: int, stopped: bool) -> int:
-    """Wait for a signal, pass it on to ``child`` (0: there is none any more), and return its number."""
-    info = signal.sigwaitinfo(WAITED)
+def _one_signal(child: int, stopped: bool, seconds: float) -> int:
+    """Wait for a signal, pass it on to ``child`` (0: there is none any more), and return its number.
+
+    Waits at most ``seconds``, if that is not 0, and returns 0 when none came.
+    """
+    info = signal.sigtimedwait(WAITED, seconds) if seconds else signal.sigwaitinfo(WAITED)
+    if info is None:
+        return 0
     # What the terminal sends reaches the payload by itself: it is in the same process group. So, mostly, does
     # the shell's SIGCONT; one more behind it could undo the next Ctrl-Z.
     known = info.si_code == children.FROM_TERMINAL or (info.si_signo == signal.SIGCONT and not stopped)
@@ -149,20 +165,21 @@ def _server_ended(server: Server, notify: Notify) -> None:
     notify.warning(f"{server.name} ended unexpectedly, and the files it served are gone: {said}")
 
 
-def _end_left_overs(serving: dict[int, Server], notify: Notify) -> None:
-    if _all_gone(serving, LINGER_SECONDS):
+def _end_left_overs(kept: Kept, notify: Notify) -> None:
+    if _all_gone(kept, LINGER_SECONDS):
         return
-    left = children.others(serving)
+    left = kept.others()
     notify.warning(f"ending {len(left)} process(es) that the payload left behind; --wait would wait for them")
-    children.signal_all(serving, signal.SIGTERM)
-    _all_gone(serving, GRACE_SECONDS)
-    children.kill_all(serving)
+    children.signal_all(kept.serving, signal.SIGTERM, kept.reaper)
+    _all_gone(kept, GRACE_SECONDS)
+    if not kept.reaper:  # whose end is that of all the rest
+        children.kill_all(kept.serving)
 
 
-def _all_gone(serving: dict[int, Server], seconds: float) -> bool:
+def _all_gone(kept: Kept, seconds: float) -> bool:
     """Whether within ``seconds`` all but the servers have ended; no longer when the monitor is killed."""
     deadline = time.monotonic() + seconds
-    while children.others(serving):
+    while kept.others():
         left = deadline - time.monotonic()
         if left <= 0:
             return False
@@ -171,7 +188,7 @@ def _all_gone(serving: dict[int, Server], seconds: float) -> bool:
             return False
         for pid, state in children.reap():
             if not os.WIFSTOPPED(state) and not os.WIFCONTINUED(state):
-                serving.pop(pid, None)
+                kept.serving.pop(pid, None)
     return True
 
 

@@ -1,6 +1,6 @@
 """System calls for processes and namespaces, three lines each.
 
-Constants are those of <sched.h>, <sys/prctl.h>, <linux/capability.h>.
+Constants are those of <sched.h>, <sys/prctl.h>, <linux/capability.h>, <sys/socket.h>, <linux/sockios.h>.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
+
+_AF_INET, _SOCK_DGRAM, _SOCK_CLOEXEC = 2, 2, 0o2000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 # pivot_root(2) has no wrapper in glibc, and is older than the unified numbering.
 _SYS_PIVOT_ROOT = {
@@ -44,6 +47,16 @@ def sethostname(name: str) -> None:
     """sethostname(2), of the UTS namespace."""
     text = os.fsencode(name)
     _check(_libc.sethostname(text, ctypes.c_size_t(len(text))))
+
+
+def loopback_up() -> None:
+    """Set lo of the network namespace up (netdevice(7), SIOCSIFFLAGS with IFF_UP)."""
+    descriptor = _check(_libc.socket(_AF_INET, _SOCK_DGRAM | _SOCK_CLOEXEC, 0))
+    try:
+        request = struct.pack("16sh14x", b"lo", _IFF_UP)
+        _check(_libc.ioctl(descriptor, ctypes.c_ulong(_SIOCSIFFLAGS), ctypes.create_string_buffer(request)))
+    finally:
+        os.close(descriptor)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

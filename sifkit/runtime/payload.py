@@ -42,6 +42,10 @@ def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
 
 
 def _prepare(plan: Plan, assembled: Assembled, notify: Notify) -> None:
+    if plan.cgroup:
+        from sifkit.runtime import cgroup
+
+        cgroup.join(plan.cgroup)
     linux.unshare(linux.CLONE_NEWNS)
     top = os.open(assembled.root, os.O_PATH | os.O_CLOEXEC)
     # A root that is bound has the image's device, which may be that of host directories, too.

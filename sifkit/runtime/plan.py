@@ -15,6 +15,7 @@ from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
     from overlay.revision import Revision
+    from sifkit.runtime.cgroup import Limits
     from sifkit.runtime.data_image import DataImage
     from sifkit.runtime.request import Layers, Namespaces, OnBase, Request, Staging
     from sifkit.runtime.step import Step
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
     ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
     no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "". ``on_base``: what
     of our own may be put on it. ``revision``: of the repository that it lies in. ``images``: those of which a step
-    shows something.
+    shows something. ``cgroup``: made for ``limits`` when the run begins.
     """
 
     verb: str
@@ -56,6 +57,8 @@ class Plan(NamedTuple):
     images: tuple[DataImage, ...]
     wait: bool
     staging: Staging
+    limits: Limits | None
+    cgroup: str = ""
 
 
 def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
@@ -93,6 +96,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         images=_images(request),
         wait=request.wait,
         staging=layers.staging,
+        limits=request.limits,
     )
 
 

@@ -10,6 +10,7 @@ from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
+    from sifkit.runtime.cgroup import Limits
     from sifkit.runtime.data_image import DataImage
 
 
@@ -88,9 +89,24 @@ class Mounts(NamedTuple):
 
 
 class Namespaces(NamedTuple):
-    """What the container does not share with the host, besides its mounts. ``hostname``: its own, "" for the host's."""
+    """What the container does not share with the host, besides its mounts.
 
+    ``init``: process 1 of the PID namespace is ours, not the payload. ``hostname``: "" for the host's.
+    ``userns``: a user namespace for root, too.
+    """
+
+    pid: bool = False
+    init: bool = True
+    ipc: bool = False
+    uts: bool = False
     hostname: str = ""
+    net: bool = False
+    userns: bool = False
+
+    def describe(self) -> list[str]:
+        """Their names."""
+        on = {"pid": self.pid, "ipc": self.ipc, "uts": self.uts or self.hostname, "network": self.net}
+        return [name for name, there in on.items() if there]
 
 
 class Request(NamedTuple):
@@ -107,6 +123,7 @@ class Request(NamedTuple):
     variables: Variables = Variables()
     mounts: Mounts = Mounts()
     namespaces: Namespaces = Namespaces()
+    limits: Limits | None = None
     cwd: str = ""
     shell: str = ""
     app: str = ""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux as mounts
 from overlay.failure import Failure
 from overlay.features import without
 from sifkit.runtime import linux
-
-if TYPE_CHECKING:
-    from sifkit.runtime.request import Namespaces
 
 
 def privileged() -> bool:
@@ -24,16 +20,12 @@ def privileged() -> bool:
     return bool(int(effective.split()[1], 16) >> linux.CAP_SYS_ADMIN & 1)
 
 
-def enter(uid: int, gid: int, real_root: bool, wanted: Namespaces | None = None) -> None:
-    """Enter a mount namespace, unless ``real_root`` a user namespace that maps the caller to itself, and ``wanted``."""
-    flags = linux.CLONE_NEWNS | (0 if real_root else linux.CLONE_NEWUSER)
-    flags |= linux.CLONE_NEWUTS if wanted and wanted.hostname else 0
+def enter(uid: int, gid: int, real_root: bool) -> None:
+    """Enter a mount namespace, and unless ``real_root`` a user namespace that maps the caller to itself."""
     try:
-        linux.unshare(flags)
+        linux.unshare(linux.CLONE_NEWNS if real_root else linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
         if not real_root:
             _map(uid, gid)
-        if wanted and wanted.hostname:
-            linux.sethostname(wanted.hostname)
         # Changes of the host (autofs, CVMFS) are to be seen here, ours never there.
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     except OSError as error:

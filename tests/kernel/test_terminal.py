@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.kernel, needs("userns")]
 
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
 
+isolated = pytest.mark.parametrize("option", ["", "--pid", "--pid --no-init"])
+
 Open = Callable[..., Terminal]
 
 
@@ -102,9 +104,10 @@ def test_the_end_of_input_ends_a_shell(outer: Terminal, rootfs: Path) -> None:
     ends(outer)
 
 
-def test_ctrl_c_reaches_the_payload_once(outer: Terminal, rootfs: Path) -> None:
+@isolated
+def test_ctrl_c_reaches_the_payload_once(outer: Terminal, rootfs: Path, option: str) -> None:
     script = "trap 'n=$((n + 1)); echo got $n.' INT; trap 'exit $n' QUIT; echo ready.; while :; do sleep 0.02; done"
-    outer.type(f'sifkit exec {rootfs} sh -c "{script.replace("$", chr(92) + "$")}"; echo status $?.\n')
+    outer.type(f'sifkit exec {option} {rootfs} sh -c "{script.replace("$", chr(92) + "$")}"; echo status $?.\n')
     outer.expect("\r\nready.")
     for number in (1, 2):
         outer.type(CTRL_C)
@@ -136,9 +139,11 @@ def test_ctrl_c_in_a_shell_ends_its_command_not_the_shell(outer: Terminal, rootf
     ends(outer)
 
 
-def test_ctrl_z_and_fg(outer: Terminal, rootfs: Path) -> None:
+@pytest.mark.parametrize("option", ["", "--pid"])  # the kernel does not let Ctrl-Z stop a process 1
+def test_ctrl_z_and_fg(outer: Terminal, rootfs: Path, option: str) -> None:
     """More than once; the outer shell has the terminal meanwhile."""
-    outer.type(f"sifkit exec {rootfs} sh -c 'echo ready.; read line; echo line $line.; exit 4'; echo status $?.\n")
+    script = "echo ready.; read line; echo line $line.; exit 4"
+    outer.type(f"sifkit exec {option} {rootfs} sh -c '{script}'; echo status $?.\n")
     outer.expect("\r\nready.")
     for number in (1, 2):
         outer.type(CTRL_Z)
@@ -168,9 +173,10 @@ def test_ctrl_z_and_bg(outer: Terminal, rootfs: Path, tmp_path: Path) -> None:
     ends(outer)
 
 
-def test_job_control_inside_a_shell(outer: Terminal, rootfs: Path) -> None:
+@isolated
+def test_job_control_inside_a_shell(outer: Terminal, rootfs: Path, option: str) -> None:
     """Ctrl-Z stops the inner shell's command, not the inner shell."""
-    outer.type(f"sifkit shell {rootfs}\n")
+    outer.type(f"sifkit shell {option} {rootfs}\n")
     outer.expect("sifkit> ")
     outer.type("sleep 1000\n")
     outer.running.named("sleep")
