@@ -9,6 +9,7 @@ Imported before `pivot_root`; nothing may be imported while this runs.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -107,15 +108,16 @@ def _exported(shell: str, text: str, base: dict[str, str], processes: int) -> di
             os.execve(shell, ["sh", "-c", text], base)
         finally:
             os._exit(126)
+    number = _number(processes, child)
     while True:
         status = os.waitpid(child, os.WUNTRACED)[1]
         if not os.WIFSTOPPED(status):
             raise _ended(status)
         # A stop before that is somebody's Ctrl-Z, and does not concern us.
-        if _MARK.encode() in _read(processes, child, "cmdline"):
+        if _MARK.encode() in _read(processes, number, "cmdline"):
             break
     try:
-        entries = os.fsdecode(_read(processes, child, "environ")).split("\0")
+        entries = os.fsdecode(_read(processes, number, "environ")).split("\0")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -123,7 +125,19 @@ def _exported(shell: str, text: str, base: dict[str, str], processes: int) -> di
     return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}
 
 
-def _read(processes: int, pid: int, name: str) -> bytes:
+def _number(processes: int, child: int) -> int:
+    """The pid of our ``child`` in the /proc ``processes``, which may be that of an outer PID namespace."""
+    if os.readlink("self", dir_fd=processes) == str(os.getpid()):
+        return child
+    for pid in _read(processes, "thread-self", "children").split():
+        status = _read(processes, int(pid), "status").decode(errors="replace").splitlines()
+        inner = next((line for line in status if line.startswith("NSpid:")), "")
+        if inner.split()[-1:] == [str(child)]:
+            return int(pid)
+    raise ProcessLookupError(errno.ESRCH, "the container's shell is not in the host's /proc")
+
+
+def _read(processes: int, pid: int | str, name: str) -> bytes:
     descriptor = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=processes)
     try:
         parts = []
