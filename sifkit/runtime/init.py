@@ -90,7 +90,7 @@ def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> i
 
 
 class Kept(NamedTuple):
-    """Children of ours that are not the payload's: FUSE servers by pid, and process 1 of its PID namespace (0: none)."""
+    """Children of ours but the payload: FUSE servers by pid, and process 1 of its PID namespace (0: none)."""
 
     serving: dict[int, Server]
     reaper: int

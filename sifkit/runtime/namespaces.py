@@ -1,9 +1,9 @@
 """What the payload does not share with the host besides its mounts: processes, IPC, host name, network; its start.
 
-A PID namespace begins with the first process that is forked after it was asked for, and ends with it. That first process
-is a reaper of ours, or with ``--no-init`` the payload itself. Whoever asked can fork nothing else any more once it has
-ended, and init has work to do behind the payload. So a go-between asks, forks the two, and ends: they become children of
-init, their subreaper, which sees the payload stop, go on and end as without a namespace.
+A PID namespace begins with the first process that is forked after it was asked for, and ends with it. That first
+process is a reaper of ours, or with ``--no-init`` the payload itself. Whoever asked can fork nothing else any more
+once it has ended, and init has work to do behind the payload. So a go-between asks, forks the two, and ends: they
+become children of init, their subreaper, which sees the payload stop, go on and end as without a namespace.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _start_in_pid_namespace(wanted: Namespaces, payload: Callable[[], NoReturn])
         _go_between(wanted, payload, waiting, tell)
     os.close(tell)
     os.close(waiting)
-    with open(told, encoding="utf-8") as pipe:
-        words = pipe.read().split()
+    words = os.read(told, 64).decode().split()  # not to its end: the two that were forked hold the pipe, too
+    os.close(told)
     os.waitpid(between, 0)
     if not words or words[0] == _FAILED:
         raise _refused(wanted, int(words[1]) if words else 0)
@@ -107,7 +107,7 @@ def _fork(main: Callable[[], NoReturn], waiting: int) -> int:
     if not os.read(waiting, 1):
         os._exit(255)
     mounts.die_with_parent(signal.SIGKILL)
-    main()
+    return main()
 
 
 def _reap() -> NoReturn:
