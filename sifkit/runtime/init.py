@@ -13,10 +13,11 @@ import os
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
+from overlay.records import NamedTuple
 from sifkit.runtime import assemble, children, linux, namespaces, payload, scratch
 from sifkit.runtime.plan import Plan
 

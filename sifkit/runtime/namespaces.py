@@ -12,10 +12,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 from sifkit.runtime import children, linux
 
 if TYPE_CHECKING:
