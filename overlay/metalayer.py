@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from overlay import deep, metalayer_cache, metalayer_record, revision
 from overlay.metalayer_cache import Stored, Untrusted
-from overlay.metalayer_node import Nodes
+from overlay.metalayer_node import STEP, Node, Nodes
 from overlay.metalayer_record import BadRecord, Record
 from overlay.metalayer_walk import THREADS, TooMany, Walk, is_remote
 from overlay.revision import Revision
@@ -202,7 +202,7 @@ def build(
     from overlay import metalayer_write
 
     name, files = _name(base, asked), asked.kind == "metadata"
-    listed = list(nodes)
+    listed = _collect(nodes, step)
     path = metalayer_cache.fresh(name)
     try:
         top = os.open(f"{path}/tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -228,6 +228,16 @@ def build(
     if made is None:
         raise FileNotFoundError(f"{name} was removed at once")
     return made
+
+
+def _collect(nodes: Nodes, step: Callable[[int], None]) -> list[Node]:
+    """All of ``nodes``: of a tree behind a network this is what takes the time."""
+    listed = []
+    for number, node in enumerate(nodes):
+        listed.append(node)
+        if number % STEP == 0:
+            step(number)
+    return listed
 
 
 def _name(base: Base, asked: Asked) -> str:

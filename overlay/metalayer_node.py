@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+STEP: Final = 256  # nodes after which it is told how far it has come
 
 
 class Node(NamedTuple):

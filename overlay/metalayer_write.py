@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from overlay import deep
-from overlay.metalayer_node import Node, Nodes
+from overlay.metalayer_node import STEP, Node, Nodes
 
 METACOPY: Final = b"user.overlay.metacopy"
 REDIRECT: Final = b"user.overlay.redirect"
@@ -30,7 +30,6 @@ LONGEST_REDIRECT: Final = 3900
 _TOO_LONG: Final = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _SURELY_FITS: Final = 1000
 _INODE: Final = 256  # bytes of one on ext4
-_STEP: Final = 256
 
 
 class Written(NamedTuple):
@@ -59,7 +58,7 @@ def write(
     for number, node in enumerate(nodes):
         if not node.path or node.is_directory or files:
             writer.add(node)
-        if step is not None and number % _STEP == 0:
+        if step is not None and number % STEP == 0:
             step(number)
     return writer.finish()
 

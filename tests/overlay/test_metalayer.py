@@ -105,6 +105,8 @@ def test_nodes_may_come_from_a_catalog(setting: Setting) -> None:
         Node(b"lib/libc.so", 0o100755, 0, 0, 1 << 40, 5, links=2, inode=7),
         Node(b"lib/libc.so.6", 0o100755, 0, 0, 1 << 40, 5, links=2, inode=7),
         Node(b"lib64", 0o120777, 0, 0, 3, 6, target=b"lib"),
+        Node(b"null", 0o20666, 0, 0, 0, 7, device=os.makedev(1, 3)),
+        Node(b"whiteout", 0o20000, 0, 0, 0, 7, device=0),
     ]
     asked = Asked("metadata")
     metalayer_cache.prepare()
@@ -118,6 +120,9 @@ def test_nodes_may_come_from_a_catalog(setting: Setting) -> None:
     assert os.stat(tree / "lib/libc.so.6").st_nlink == 2
     assert os.readlink(tree / "lib64") == "lib"
     assert os.stat(tree / "lib").st_mtime_ns == 2 * 10**18
+    left_out = (b"null", b"whiteout") if os.geteuid() else (b"whiteout",)
+    assert found.record.left_out == left_out
+    assert os.path.lexists(tree / "null") == (b"null" not in left_out)
 
 
 # -- when it is made anew ------------------------------------------------------------------------------
