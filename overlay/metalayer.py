@@ -7,18 +7,31 @@ mounts (`overlay.mount.Parts`).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
-from overlay import deep, metalayer_cache, metalayer_record, revision
+from overlay import metalayer_cache, metalayer_record, revision
 from overlay.metalayer_cache import Stored, Untrusted
-from overlay.metalayer_node import STEP, Node, Nodes
 from overlay.metalayer_record import BadRecord, Record
-from overlay.metalayer_walk import THREADS, TooMany, Walk, is_remote
+from overlay.records import NamedTuple
 from overlay.revision import Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import Protocol
+
+    from overlay.metalayer_node import Node, Nodes
+    from overlay.metalayer_walk import Walk
+
+    class Says(Protocol):
+        """What is told while a layer is found or made."""
+
+        def warning(self, text: str) -> None: ...
+        def info(self, text: str) -> None: ...
+        def task(self, text: str) -> AbstractContextManager[Callable[[int], None]]: ...
+
 
 Kind = Literal["metadata", "directory"]
 
@@ -49,12 +62,8 @@ class Base(NamedTuple):
         return bool(self.key)
 
 
-class Says(Protocol):
-    """What is told while a layer is found or made."""
-
-    def warning(self, text: str) -> None: ...
-    def info(self, text: str) -> None: ...
-    def task(self, text: str) -> contextlib.AbstractContextManager[Callable[[int], None]]: ...
+class TooMany(Exception):
+    """There is more in the base than would be looked at before each run."""
 
 
 class Asked(NamedTuple):
@@ -69,10 +78,10 @@ class Asked(NamedTuple):
     explicit: bool = False
 
 
-def base_of(path: str) -> Base:
-    """The base in the directory ``path``, and what identifies it."""
+def base_of(path: str, known: Revision | None = None) -> Base:
+    """The base in the directory ``path``, and what identifies it now; ``known``: the repository it was found in."""
     path = os.path.realpath(path)
-    found = revision.of(path)
+    found = revision.at(known.point) if known else revision.of(path)
     if found is None:
         return Base(path, b"", None)
     inside = path.removeprefix(found.point)
@@ -135,8 +144,7 @@ def _changed(base: Base, asked: Asked, record: Record) -> bytes | None:
     if asked.kind == "directory":
         printed = metalayer_record.known_directories(record.fingerprint, base.path)
     else:
-        walk = Walk(base.path, _threads(base.path), details=False)
-        printed = metalayer_record.print_of(walk, files=True)
+        printed = metalayer_record.print_of(_walk(base.path, details=False), files=True)
     now = metalayer_record.fingerprint(printed)
     return None if now == record.fingerprint else metalayer_record.first_difference(record.fingerprint, now)
 
@@ -180,7 +188,7 @@ def _known_to_be_large(base: Base) -> bool:
 
 def _make(base: Base, asked: Asked, says: Says, trial: Callable[[str], None]) -> Stored:
     limit = MOST_WALKED if asked.kind == "metadata" and not base.known and not asked.explicit else 0
-    walk = Walk(base.path, _threads(base.path), most=limit)
+    walk = _walk(base.path, most=limit)
     with says.task(f"Making a {asked.kind} layer of {base.path}") as step:
         made = build(base, asked, walk, step, trial, fingerprint=not base.known, unreadable=walk.unreadable)
     if base.revision is not None and not base.by_name and revision.at(base.revision.point) != base.revision:
@@ -199,10 +207,10 @@ def build(
 
     Raises OSError; then nothing is left. ``unreadable`` is looked at when ``nodes`` have ended.
     """
-    from overlay import metalayer_write
+    from overlay import deep, metalayer_write
 
     name, files = _name(base, asked), asked.kind == "metadata"
-    listed = _collect(nodes, step)
+    listed = _collect(nodes, step, metalayer_write.STEP)
     path = metalayer_cache.fresh(name)
     try:
         top = os.open(f"{path}/tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -230,12 +238,12 @@ def build(
     return made
 
 
-def _collect(nodes: Nodes, step: Callable[[int], None]) -> list[Node]:
+def _collect(nodes: Nodes, step: Callable[[int], None], often: int) -> list[Node]:
     """All of ``nodes``: of a tree behind a network this is what takes the time."""
     listed = []
     for number, node in enumerate(nodes):
         listed.append(node)
-        if number % STEP == 0:
+        if number % often == 0:
             step(number)
     return listed
 
@@ -250,10 +258,11 @@ def _key(base: Base, asked: Asked) -> bytes:
     return f"{asked.kind}\0{whose}\0".encode() + (base.key or b"tree\0" + os.fsencode(base.path))
 
 
-def _threads(path: str) -> int:
-    from overlay import mountinfo
+def _walk(path: str, most: int = 0, details: bool = True) -> Walk:
+    from overlay import metalayer_walk, mountinfo
 
-    return THREADS if is_remote(mountinfo.fstype(path)) else 1
+    threads = metalayer_walk.THREADS if metalayer_walk.is_remote(mountinfo.fstype(path)) else 1
+    return metalayer_walk.Walk(path, threads, most, details, TooMany)
 
 
 def _why(error: Exception) -> str:

@@ -19,11 +19,14 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from overlay import deep, metalayer_record
 from overlay.metalayer_record import BadRecord, Record
+from overlay.records import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
-from typing import Final, NamedTuple
-
-STEP: Final = 256  # nodes after which it is told how far it has come
+from typing import NamedTuple
 
 
 class Node(NamedTuple):

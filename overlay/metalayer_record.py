@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from overlay import deep
-from overlay.metalayer_node import Node
+from overlay.records import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from overlay.metalayer_node import Node
 
 MAGIC: Final = b"sifkit layer of a base 1\n"
 _LONGEST_PATH: Final = 3800  # with the layer's own path in front of it, what stat(2) takes
@@ -127,6 +130,8 @@ def known_directories(old: bytes, base: str) -> Iterator[tuple[bytes, bytes]]:
 def _stat(top: int, path: bytes) -> os.stat_result:
     if len(path) < _LONGEST_PATH:
         return os.stat(path or b".", dir_fd=top, follow_symlinks=False)
+    from overlay import deep
+
     place, name = deep.split(path)
     here = deep.open_below(top, place)
     try:

@@ -27,27 +27,27 @@ _MAGIC: Final = frozenset(
     repo_metainfo revision root_hash rx speed tag timeout timeout_direct timestamp_last_ioerr uptime usedfd useddirp
     version""".split()
 )
+_LONG: Final = 3000
 _NO_ATTRIBUTES: Final = (errno.ENOTSUP, errno.ENOSYS, errno.ENODATA, errno.EACCES, errno.EPERM)
 _NETWORKS: Final = frozenset(["9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "smb3"])
 _ANYBODY: Final = 0o444
 _NONE: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class TooMany(Exception):
-    """There is more in the base than was allowed."""
-
-
 class Walk:
-    """The nodes of the directory ``top``, to be iterated once. Raises OSError, and `TooMany` past ``most`` nodes.
+    """The nodes of the directory ``top``, to be iterated once. Raises OSError, and ``too_many`` past ``most`` nodes.
 
     ``threads``: how many look at once. ``details``: attributes and what may be read, too; without them it is
     faster, and enough to see if anything changed. ``unreadable``: paths, complete when the iteration has ended.
     """
 
-    def __init__(self, top: str, threads: int = 1, most: int = 0, details: bool = True) -> None:
+    def __init__(
+        self, top: str, threads: int = 1, most: int = 0, details: bool = True,
+        too_many: type[Exception] = OverflowError,
+    ) -> None:  # fmt: skip
         self._path = top
         self._threads = threads
-        self._most = most
+        self._most, self._too_many = most, too_many
         self._details = details
         self.unreadable: list[bytes] = []
         self.count = 0
@@ -58,11 +58,12 @@ class Walk:
             found = os.fstat(self._top)
             self._device = found.st_dev
             self._points: set[bytes] | None = None
-            yield _node(b"", found, b"", self._attributes(self._top, b"."))
+            self._lead = os.fsencode(self._path).rstrip(b"/") + b"/"
+            yield _node(b"", found, b"", self._attributes(b"", self._top, b"."))
             for listing in self._threaded() if self._threads > 1 else self._one_by_one():
                 self.count += len(listing)
                 if self._most and self.count > self._most:
-                    raise TooMany
+                    raise self._too_many
                 yield from listing
         finally:
             os.close(self._top)
@@ -132,7 +133,7 @@ class Walk:
                 elif self._details and kind == stat.S_IFREG and status.st_mode & _ANYBODY != _ANYBODY:
                     self._note_unreadable(path, name, here)
                 if self._details and kind in (stat.S_IFREG, stat.S_IFDIR):
-                    attributes = self._attributes(here, name)
+                    attributes = self._attributes(path, here, name)
                 listing.append(_node(path, status, target, attributes))
             return listing, below
         finally:
@@ -152,10 +153,11 @@ class Walk:
         if not os.access(name, os.R_OK, dir_fd=here):
             self.unreadable.append(path)
 
-    def _attributes(self, here: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    def _attributes(self, path: bytes, here: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
         if not self._details:
             return ()
-        place = b"/proc/self/fd/%d/%s" % (here, name)
+        # There is no listxattrat(2) before Linux 6.13; by way of /proc it takes longer.
+        place = self._lead + path if len(path) < _LONG else b"/proc/self/fd/%d/%s" % (here, name)
         try:
             names = os.listxattr(place, follow_symlinks=False)
             if not names:

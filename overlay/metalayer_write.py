@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from overlay import deep
-from overlay.metalayer_node import STEP, Node, Nodes
+from overlay.metalayer_node import Node, Nodes
 
 METACOPY: Final = b"user.overlay.metacopy"
 REDIRECT: Final = b"user.overlay.redirect"
@@ -29,13 +29,15 @@ REDIRECT: Final = b"user.overlay.redirect"
 LONGEST_REDIRECT: Final = 3900
 _TOO_LONG: Final = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _SURELY_FITS: Final = 1000
+STEP: Final = 256  # entries after which it is told how far it has come
 _INODE: Final = 256  # bytes of one on ext4
+_SAMPLED: Final = 8  # of so many files one is asked what it takes
 
 
 class Written(NamedTuple):
     """What was made. ``directories``: path and ctime of each, which tell later if one was changed.
 
-    ``space``: bytes that the layer takes on disk. ``left_out``: device nodes, which this user may not make.
+    ``space``: bytes that the layer takes on disk, about. ``left_out``: device nodes, which this user may not make.
     ``last``: the newest ctime in the layer, ns.
     """
 
@@ -68,6 +70,8 @@ class _Writer:
         self._top = top
         self._base = base
         self._owners = owners
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
         self._directories: list[Node] = []
         self._place: bytes | None = None  # the directory open at _here
         self._here = -1
@@ -101,16 +105,22 @@ class _Writer:
         self._place = place
 
     def _file(self, node: Node, name: bytes) -> None:
-        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._here)
+        mode = stat.S_IMODE(node.mode)
+        # Attributes need the right to write; where the mode has it and the umask does not matter, it is right at once.
+        at_once = mode & stat.S_IWUSR and not mode & self._umask and not mode & (stat.S_ISUID | stat.S_ISGID)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = os.open(name, flags, mode if at_once else 0o600, dir_fd=self._here)
         try:
             self._fill(node, descriptor)
             for attribute, value in node.attributes:
                 os.setxattr(descriptor, attribute, value)
             if self._owners:
                 os.fchown(descriptor, node.uid, node.gid)
-            os.fchmod(descriptor, stat.S_IMODE(node.mode))  # last: attributes need the right to write
+            if not at_once:
+                os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(node.mtime_ns, node.mtime_ns))
-            self._space += os.fstat(descriptor).st_blocks * 512 + _INODE
+            if self._entries % _SAMPLED == 0:
+                self._space += (os.fstat(descriptor).st_blocks * 512 + _INODE) * _SAMPLED
         finally:
             os.close(descriptor)
         self._remember(node)
@@ -125,7 +135,8 @@ class _Writer:
                     raise
             else:
                 os.setxattr(descriptor, METACOPY, b"")
-                os.ftruncate(descriptor, node.size)
+                if node.size:
+                    os.ftruncate(descriptor, node.size)
                 return
         source = deep.open_below(self._base, node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

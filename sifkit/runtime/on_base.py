@@ -44,7 +44,7 @@ def foresee(plan: Plan, found: Features, situation: driver.Situation) -> driver.
 
     def cached(asked: Asked) -> bool:
         assert isinstance(plan.stack.base, Directory)
-        return metalayer.is_cached(metalayer.base_of(plan.stack.base.path), asked)
+        return metalayer.is_cached(metalayer.base_of(plan.stack.base.path, plan.revision), asked)
 
     if _beside(plan) and (plan.on_base.build or cached(_asked(plan, "metadata"))):
         situation = situation._replace(layer="a metadata layer of the base")
@@ -62,7 +62,7 @@ def choose(plan: Plan, found: Features, situation: driver.Situation, notify: Not
         return Chosen(driver.choose(plan.stack, found, situation))
     from overlay import metalayer
 
-    here = metalayer.base_of(base.path)
+    here = metalayer.base_of(base.path, plan.revision)
     beside = _beside(plan)
     cached: Stored | None = None
     if beside and found.data_layers:

@@ -174,7 +174,7 @@ def test_a_large_tree_that_nothing_identifies_is_refused(
     with pytest.raises(Unavailable, match="more than 3 entries"):
         setting.obtain()
     setting.obtain(kind="directory")
-    monkeypatch.setattr(metalayer, "Walk", None)  # known to be large: it is not walked again
+    monkeypatch.setattr(metalayer, "_walk", None)  # known to be large: it is not walked again
     with pytest.raises(Unavailable, match="more than 3 entries"):
         setting.obtain()
     monkeypatch.undo()
