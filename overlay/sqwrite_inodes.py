@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 from array import array
+from collections import deque
 from typing import Final
 
 from overlay.loss import Report
@@ -29,18 +30,22 @@ _LATEST: Final = 2**32 - 1
 _MOST_OWNERS: Final = 65535
 _RUN: Final = 256  # entries under one header of a listing
 _SECOND: Final = 10**9
+_LATE: Final = 8  # directories that are complete but for what the threads have at hand
 
 
 class _Open:
     """A directory that was entered and not left yet. ``next`` is its next child to be looked at for entering."""
 
-    __slots__ = ("attributes", "contents", "entries", "entry", "next", "number", "numbers", "parent", "places", "slot")
+    __slots__ = (
+        "above", "attributes", "contents", "entries", "entry", "next", "number", "numbers", "path", "places", "slot",
+    )  # fmt: skip
 
-    def __init__(self, entry: Entry, number: int, parent: int, slot: int, attributes: int) -> None:
+    def __init__(self, entry: Entry, number: int, above: _Open | None, slot: int, attributes: int) -> None:
         self.entry = entry
         self.number = number
-        self.parent = parent
-        self.slot = slot  # which child of its parent it is
+        self.above = above
+        self.slot = slot  # which child of ``above`` it is
+        self.path: bytes = _join(above.path, entry.name) if above else b""
         self.attributes = attributes
         self.entries: list[Entry] = []
         self.numbers = array("I")
@@ -78,22 +83,22 @@ class InodeWriter:
 
     def run(self) -> int:
         """Write everything below the tree's top; where the top's inode lies."""
-        waiting = [self._enter(self._tree.top, self._number(), 0, 0)]
-        while True:
+        waiting = [self._enter(self._tree.top, self._number(), None, 0)]
+        # A few directories are left late, in order, so that the threads have work while we write inodes.
+        leaving: deque[_Open] = deque()
+        place = 0
+        while waiting:
             here = waiting[-1]
             below = self._next_directory(here)
             if below is not None:
-                self._path.append(here.entries[below].name)
-                waiting.append(self._enter(here.entries[below], here.numbers[below], here.number, below))
+                waiting.append(self._enter(here.entries[below], here.numbers[below], here, below))
                 continue
-            if len(waiting) == 1:
-                here.parent = len(self.places) + 1  # nobody: one more than there are, as mksquashfs has it
+            leaving.append(waiting.pop())
+            if len(leaving) > _LATE:
+                self._leave(leaving.popleft())
+        for here in leaving:
             place = self._leave(here)
-            waiting.pop()
-            if not waiting:
-                return place
-            self._path.pop()
-            waiting[-1].places[here.slot] = place
+        return place
 
     def _number(self) -> int:
         self.places.append(0)
@@ -108,8 +113,9 @@ class InodeWriter:
         here.next = len(here.entries)
         return None
 
-    def _enter(self, entry: Entry, number: int, parent: int, slot: int) -> _Open:
-        here = _Open(entry, number, parent, slot, self._attributes(entry, b""))
+    def _enter(self, entry: Entry, number: int, above: _Open | None, slot: int) -> _Open:
+        here = _Open(entry, number, above, slot, NO_ATTRIBUTES)
+        here.attributes = self._attributes(entry, here.path)
         here.entries = self._tree.listdir(entry)
         here.places = array("Q", bytes(8 * len(here.entries)))
         for at, child in enumerate(here.entries):
@@ -133,19 +139,16 @@ class InodeWriter:
         with self._tree.open(entry) as stream:
             data = stream.read(entry.size)
         if len(data) < entry.size:
-            raise EOFError(f"{os.fsdecode(self._name(entry.name))} became shorter while it was read")
+            raise EOFError(f"{os.fsdecode(entry.name)} became shorter while it was read")
         return self._data.small(data)
 
-    def _name(self, name: bytes) -> bytes:
-        return b"/".join([*self._path, name] if name else self._path)
-
-    def _attributes(self, entry: Entry, name: bytes) -> int:
+    def _attributes(self, entry: Entry, path: bytes) -> int:
         found = self._tree.xattrs(entry)
         if not found:
             return NO_ATTRIBUTES
         for lost in found:
             if not can_keep(lost):
-                self._report(self._name(name), f"attributes {os.fsdecode(lost)}, which a squashfs cannot have")
+                self._report(path, f"attributes {os.fsdecode(lost)}, which a squashfs cannot have")
         return self.attributes.add(found)
 
     def _leave(self, here: _Open) -> int:
@@ -155,11 +158,14 @@ class InodeWriter:
             if child.links > 1:
                 named = self._names[child.inode]
                 if named.place < 0:
-                    named.place = self._inode(child, named.number, named.contents)
+                    named.place = self._inode(here, child, named.number, named.contents)
                 here.places[slot] = named.place
             else:
-                here.places[slot] = self._inode(child, here.numbers[slot], here.contents.get(slot))
-        return self._directory(here)
+                here.places[slot] = self._inode(here, child, here.numbers[slot], here.contents.get(slot))
+        place = self._directory(here)
+        if here.above is not None:
+            here.above.places[here.slot] = place
+        return place
 
     def _head(self, entry: Entry, kind: int, number: int) -> bytes:
         mtime = entry.mtime_ns // _SECOND
@@ -181,11 +187,12 @@ class InodeWriter:
         self.places[number - 1] = place
         return place
 
-    def _inode(self, entry: Entry, number: int, contents: Contents | None) -> int:
+    def _inode(self, here: _Open, entry: Entry, number: int, contents: Contents | None) -> int:
+        path = _join(here.path, entry.name)
         kind = _TYPES[stat.S_IFMT(entry.mode)]
         if not 0 <= entry.mtime_ns // _SECOND <= _LATEST:
-            self._report(self._name(entry.name), "times before 1970 or after 2106, which a squashfs cannot have")
-        attributes = self._attributes(entry, entry.name)
+            self._report(path, "times before 1970 or after 2106, which a squashfs cannot have")
+        attributes = self._attributes(entry, path)
         if kind == _FILE:
             body = self._file_body(entry, contents or Contents(0), attributes)
             large = len(body) > 16 + 4 * len((contents or Contents(0)).blocks)
@@ -230,12 +237,18 @@ class InodeWriter:
             index += struct.pack("<3I", at, self.listings.where()[0], len(name) - 1) + name
         self.listings.write(listing[written:])
         size = len(listing) + 3  # "." and "..", which are not stored
+        # Of the top, nobody: one more than there are, as mksquashfs has it.
+        parent = len(self.places) + 1 if here.above is None else here.above.number
         links = 2 + sum(1 for child in here.entries if child.is_directory)
         if here.attributes == NO_ATTRIBUTES and size <= 0xFFFF and not runs:
-            body = struct.pack("<2I2HI", start[0], links, size, start[1], here.parent)
+            body = struct.pack("<2I2HI", start[0], links, size, start[1], parent)
             return self._put(here.number, self._head(here.entry, _DIRECTORY, here.number) + body)
-        body = struct.pack("<4I2HI", links, size, start[0], here.parent, len(runs), start[1], here.attributes)
+        body = struct.pack("<4I2HI", links, size, start[0], parent, len(runs), start[1], here.attributes)
         return self._put(here.number, self._head(here.entry, _DIRECTORY + _LARGE, here.number) + body + index)
+
+
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
 
 
 def _listing(here: _Open) -> tuple[bytearray, list[tuple[int, bytes]]]:
