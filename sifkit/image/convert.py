@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Final
 
-from overlay import lock, newfile, session_pending
+from overlay import lock, newfile
 from overlay.failure import Failure, from_oserror
 from overlay.size import format_size
 
@@ -72,15 +72,35 @@ def layer(text: str, scratch: str) -> Iterator[Tree]:
     from sifkit.image import target
 
     found = target.resolve(text)
-    if found.found.ext is not None and found.found.ext.needs_recovery:
-        raise Failure(
-            f"cannot read {text}", "its last writer was killed, and its journal holds newer writes",
-            f"sifkit overlay check --fix {text}",
-        )  # fmt: skip
-    with lock.acquire(place(found), exclusive=False), target.layer(found) as tree:
-        if found.is_ext:
-            session_pending.refuse(found.section, f"cannot read all of {text}")
+    with lock.acquire(place(found), exclusive=False), _own(found) or target.layer(found) as tree:
+        require_whole(found, f"cannot read all of {text}")
         yield tree
+
+
+def require_whole(found: Target, brief: str) -> None:
+    """`Failure` when something of the overlay is not in it yet: what is made of it would lack that.
+
+    A journal with newer writes, an edit or commit that was cut off, changes of a run that wait to be committed.
+    """
+    if not found.is_ext:
+        return
+    from overlay import edit, session_pending
+
+    session_pending.refuse(found.section, brief)
+    mend = f"sifkit overlay check --fix {found.text}"
+    if edit.cut_off(found.section):
+        raise Failure(brief, "an edit of it was cut off", mend)
+    if found.found.ext is not None and found.found.ext.needs_recovery:
+        raise Failure(brief, "its last writer was killed, and its journal holds newer writes", mend)
+
+
+def _own(found: Target) -> Tree | None:
+    """An ordinary user's directory, with what he closed to himself."""
+    if not found.is_directory or os.geteuid() == 0:
+        return None
+    from overlay.tree_own import OwnTree
+
+    return OwnTree(os.path.join(found.path, "upper"))
 
 
 def archive(stream: IO[bytes], scratch: str) -> Tree:

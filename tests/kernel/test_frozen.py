@@ -120,6 +120,19 @@ def test_overlays_inside_the_base_belong_to_it(
     assert "overlays" not in told["base"]
 
 
+@needs("mke2fs")
+def test_changes_that_are_not_in_the_image_yet_are_missed(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    image = str(tmp_path / "changes.img")
+    sifkit.ok("overlay", "create", image)
+    raw = bytearray(Path(image).read_bytes())
+    raw[1024 + 96] |= 4  # needs recovery, in the incompatible features
+    (tmp_path / "dirty.img").write_bytes(raw)
+    done = sifkit("overlay", "freeze", str(tmp_path / "dirty.img"), "-o", str(tmp_path / "n.sqfs"))
+    assert done.returncode == 255
+    assert "its journal holds newer writes" in done.stderr
+    assert "sifkit overlay check --fix" in done.stderr
+
+
 def test_refusals(sifkit: Program, rootfs: Path, changed: Path, tmp_path: Path) -> None:
     for words, said in (
         (["-o", f"{rootfs}/inside/"], "it would lie inside"),

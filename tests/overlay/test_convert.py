@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 from images import Program
 from probes import IS_ROOT, PATH, needs, only_root, only_user
 from trees import layer_facts, make_layer
@@ -19,6 +20,10 @@ from overlay.tree_tar import TarTree
 from sifkit.image.zstd import unzstd, unzstd_stream
 
 pytestmark = needs("xattr")
+
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+GOLDEN_IMAGE = "09-overlay-create-dir-user.img.zst"
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no golden images beside this checkout")
 
 ACL = b"system.posix_acl"
 SOCKET = b"kinds/socket"
@@ -139,8 +144,6 @@ def test_import_from_a_pipe(sifkit: Program, changes: Path, tmp_path: Path, comp
     import gzip
     import lzma
 
-    import zstandard
-
     packed = {"": bytes, "gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.compress}[compressed]
     done = sifkit("overlay", "export", str(changes), text=False, errors=None)
     assert done.returncode == 0
@@ -216,6 +219,38 @@ def test_one_in_use_for_writing_is_refused(sifkit: Program, changes: Path, tmp_p
         assert f"pid {os.getpid()} on " in done.stderr
     assert not (tmp_path / "new.sqfs").exists()
     os.truncate(changes / lock.LOCK_FILE, 0)
+
+
+@golden
+@pytest.mark.parametrize("kind", ["1.sqfs", "1.tar", "1.img", "1"])
+def test_what_apptainer_and_fuse_overlayfs_left(sifkit: Program, tmp_path: Path, kind: str) -> None:
+    """A directory overlay left by fuse-overlayfs (as a layer in an archive), and an image of Apptainer's."""
+    with tarfile.open(GOLDEN / "10-dir-overlay-user.tar") as archive, tarfile.open(tmp_path / "l.tar", "w") as layer:
+        for member in archive:
+            if not member.name.startswith("od-alice/upper"):
+                continue
+            data = archive.extractfile(member) if member.isreg() else None
+            member.name = member.name.removeprefix("od-alice/upper") or "."
+            layer.addfile(member, data)
+    expected = facts(tmp_path / "l.tar")
+    assert [path for path, said in expected.items() if said == "deleted"][:1] == [b"etc/issue"]
+    to = ["--to", "directory"] if kind == "1" else []
+    done = sifkit("overlay", "convert", *to, str(tmp_path / "l.tar"), str(tmp_path / kind))
+    assert done.returncode == 0
+    found = facts(tmp_path / kind)
+    assert found.keys() == expected.keys()
+    for path, said in expected.items():
+        if isinstance(said, dict) and not IS_ROOT and kind == "1":
+            assert "owners, which only root may give away" in done.stderr
+            said = {**said, "owner": (os.geteuid(), os.getegid())}
+        assert found[path] == said, path
+    image = tmp_path / "g.img"
+    image.write_bytes(zstandard.ZstdDecompressor().stream_reader((GOLDEN / GOLDEN_IMAGE).open("rb")).read())
+    expected = facts(image)
+    assert len(expected) > 1
+    sifkit.ok("overlay", "convert", *to, str(image), str(tmp_path / f"g{kind}"))
+    found = facts(tmp_path / f"g{kind}")
+    assert found.keys() == expected.keys()
 
 
 @only_root

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from images import Program
-from probes import needs
+from probes import needs, only_user
 from trees import layer_facts, make_layer
 
 from overlay.section import Section
@@ -72,6 +73,30 @@ def test_every_mark_is_there_for_every_driver(sifkit: Program, changes: Path, tm
             found = tree.lookup(b"marks/" + name)
             assert found is not None
             assert (found.kind, found.device) == ("char-device", 0)
+
+
+@only_user
+def test_what_its_owner_closed_to_himself(sifkit: Program, tmp_path: Path) -> None:
+    upper = tmp_path / "o/upper"
+    (upper / "closed/below").mkdir(parents=True)
+    for name in ("shadow", "closed/below/file"):
+        (upper / name).write_text(name)
+        os.setxattr(upper / name, "user.note", b"kept")
+        (upper / name).chmod(0)
+    (upper / "closed/below").chmod(0o200)
+    (upper / "closed").chmod(0)
+    for new in ("1.sqfs", "2.img", "3.tar"):
+        sifkit.ok("overlay", "convert", str(tmp_path / "o"), str(tmp_path / new))
+    said = sifkit.ok("overlay", "ls", "-lR", str(tmp_path / "1.sqfs"))
+    assert [line.split()[0] for line in said.splitlines()] == ["d---------", "d-w-------", "----------", "----------"]
+    assert sifkit.ok("overlay", "cat", str(tmp_path / "1.sqfs"), "closed/below/file") == "closed/below/file"
+    assert [stat.S_IMODE((upper / name).stat().st_mode) for name in ("shadow", "closed")] == [0, 0]
+    sifkit.ok("overlay", "convert", str(tmp_path / "2.img"), f"{tmp_path}/back/")
+    for top in (upper, tmp_path / "back/upper"):
+        assert stat.S_IMODE((top / "closed").stat().st_mode) == 0
+        (top / "closed").chmod(0o700)
+        assert stat.S_IMODE((top / "closed/below").stat().st_mode) == 0o200
+        (top / "closed/below").chmod(0o700)
 
 
 @needs("userns", "overlayfs")

@@ -27,6 +27,7 @@ from overlay.create import create_ext3
 from overlay.failure import Failure
 from overlay.section import Section
 from overlay.session import Session
+from sifkit.image import convert
 
 pytestmark = needs("mke2fs", "debugfs", "xattr")
 
@@ -102,6 +103,12 @@ def test_an_image_names_its_session(image: Section) -> None:
     made = opened(image)
     (found,) = session_pending.find(image)
     assert (found.state, found.path, found.session) == ("waiting", made.path, made)
+
+
+def test_what_is_made_of_it_would_lack_the_changes(image: Section) -> None:
+    opened(image)
+    with pytest.raises(Failure, match="not in it yet"), convert.layer(image.path, "."):
+        pytest.fail("it was read")
 
 
 def test_a_renamed_image_does_too(image: Section) -> None:
