@@ -25,15 +25,15 @@ def store(volume: Volume, fd: int, found: os.stat_result) -> Body:
     size, block_size = found.st_size, volume.block_size
     if not size:
         return NOTHING
-    if size > ext_map.largest(block_size):
-        raise OSError(errno.EFBIG, "the file is larger than ext3 can hold")
-    if size >= 2**31:
-        volume.need_large_files()
     if size <= AT_ONCE and found.st_blocks * 512 >= size:
         data = os.pread(fd, size, 0)
         if len(data) != size:
             raise OSError(errno.EIO, "the file changed while it was read")
         return store_bytes(volume, data)
+    if size > ext_map.largest(block_size):
+        raise OSError(errno.EFBIG, "the file is larger than ext3 can hold")
+    if size >= 2**31:
+        volume.need_large_files()
     runs = []
     for start, end in extents(fd, size, block_size):
         for physical, length in volume.take_all(end - start):

@@ -16,6 +16,7 @@ from overlay.superblock import ExtError
 
 _HEAD: Final = struct.Struct("<IHBB")
 DIRECTORY_KIND: Final = 2
+_PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")  # by what the length of a name leaves, divided by 4
 _KINDS: Final = {0o100000: 1, 0o040000: 2, 0o020000: 3, 0o060000: 4, 0o010000: 5, 0o140000: 6, 0o120000: 7}
 
 _INDEX_LEVELS: Final = 2
@@ -70,9 +71,8 @@ class Directory:
             self._at[name] = len(self._records)
         size = len(name)
         # (8 + size) rounded up to 4; 255 names fit a byte, so untyped entries need no high byte
-        self._records += _HEAD.pack(number, size + 11 & ~3, size, kind if self._typed else 0)
-        self._records += name
-        self._records += bytes(-size & 3)
+        head = _HEAD.pack(number, size + 11 & ~3, size, kind if self._typed else 0)
+        self._records += head + name + _PADDING[size & 3]
 
     def _index(self) -> dict[bytes, int]:
         if self._at is None:

@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from overlay.superblock import ExtError
 MIB = 2**20
 SECOND = 10**9
 PLAIN = Attributes(stat.S_IFREG | 0o644, 0, 0, 0, 0, 0)
-NAMES, LONG = 1500, "a file with a long name, so that many blocks are needed"
+NAMES, LONG = 600, "a long name, so that the index has two levels in blocks of 1 KiB " * 3
 FOLDER = PLAIN._replace(mode=stat.S_IFDIR | 0o755)
 
 
@@ -55,6 +56,10 @@ def mounted(section: Section, at: Path) -> Iterator[Path]:
         yield at
     finally:
         subprocess.run(["umount", str(at)], check=True)
+        # A mount namespace that was made meanwhile may hold it a little longer.
+        end = time.monotonic() + 20
+        while commit.quick_check(section) and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 @pytest.fixture
