@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from images import Program
-from probes import needs
+from probes import needs, only_root
 from running import Start
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "xattr")]
@@ -48,3 +49,16 @@ def test_what_is_kept_is_listed_and_removed(
     assert running.end() == 0
     assert "1 removed" in sifkit.ok("cache", "clean", "--metadata", env=env)
     assert [name for name in os.listdir(tmp_path / "cache/sifkit/metadata") if not name.endswith(".lock")] == []
+
+
+@only_root
+def test_roots_layer_shows_whose_files_are(sifkit: Program, rootfs: Path, env: dict[str, str], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(rootfs, base, symlinks=True)
+    os.chown(base / "etc/os-release", 12, 34)
+    os.chown(base / "usr", 56, 78)
+    script = "stat -c %u:%g /etc/os-release /usr && cat /etc/os-release"
+    for _ in range(2):
+        done = sifkit("-d", "exec", "--metadata-cache", str(base), "sh", "-c", script, env=env)
+        assert done.stdout == "12:34\n56:78\n" + (base / "etc/os-release").read_text(), done.stderr
+        assert "layer on the base" in done.stderr

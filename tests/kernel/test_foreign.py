@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tarfile
 from pathlib import Path
 
+import images
 import pytest
 from foreign import AsOwner, ForeignTree
 from images import CvmfsHosts, Program
@@ -175,6 +177,31 @@ def test_what_is_copied_up_is_whole(sifkit: Program, base: Path, overlay: str, e
     check = "cat /etc/services /p; stat -c %a /etc/services"
     done = sifkit("exec", "--overlay", f"{overlay}:ro", "--foreign", "plain", str(base), "sh", "-c", check, env=env)
     assert done.stdout == "text\ntext\n600\n", done.stderr
+
+
+@needs("mksquashfs", "unsquashfs")
+def test_what_is_made_of_the_changes_is_whole(
+    sifkit: Program, base: Path, as_owner: AsOwner, overlay: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    """diff, export, freeze and commit of an overlay that was written over a metadata layer."""
+    as_owner("chmod", "755", f"{base}/root")  # a new image has all of the base, or is not made
+    sifkit.ok("exec", "--overlay", overlay, str(base), "sh", "-c", "chmod 600 /etc/services; rm /etc/shells", env=env)
+    lines = sifkit.ok("overlay", "diff", "--base", str(base), overlay).splitlines()
+    assert [(line.split()[0], line.split()[-1]) for line in lines if "etc/" in line] == [
+        ("m", "/etc/services"), ("D", "/etc/shells")
+    ]  # fmt: skip
+    assert not {"metacopy", "redirect"} & set(sifkit.ok("overlay", "export", overlay).replace(".", " ").split())
+    frozen, new = str(tmp_path / "frozen.sqfs"), str(tmp_path / "new.tar")
+    sifkit.ok("overlay", "freeze", "-o", frozen, overlay, env=env)
+    images.run("unsquashfs", "-d", f"{tmp_path}/frozen", frozen)
+    assert Path(tmp_path, "frozen/etc/services").read_text() == "text\n"
+    assert os.listxattr(tmp_path / "frozen/etc/services") == []
+    sifkit.ok("overlay", "commit", "--base", str(base), "-o", new, overlay, env=env)
+    with tarfile.open(new) as tar:
+        names = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+        assert (names["etc/services"].size, names["etc/services"].mode) == (5, 0o600)
+        assert "etc/shells" not in names
+        assert not [member for member in names.values() if "overlay" in str(member.pax_headers)]
 
 
 def test_overlays_lie_over_the_layer(sifkit: Program, base: Path, env: dict[str, str], tmp_path: Path) -> None:
