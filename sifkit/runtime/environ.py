@@ -72,8 +72,8 @@ def build(
         passed.pop(name, None)
     if wanted.clean:
         passed["LANG"] = "C"
-    else:
-        passed["USER_PATH"] = host.get("PATH", "")
+    elif "PATH" in host:
+        passed["USER_PATH"] = host["PATH"]
     name = image.rstrip("/").rsplit("/", 1)[-1]
     base = {"PATH": DEFAULT_PATH, "HOME": home}
     for prefix in _OURS:

@@ -89,7 +89,10 @@ class Bind(NamedTuple):
         for path, directory in self.points:
             top = os.open(self.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                os.close(inroot.create(top, path, directory))
+                found, names = inroot.missing(top, path)
+                # A link on the way means another place in the container than here.
+                if names and "/".join([found, *names]).strip("/") == path:
+                    os.close(inroot.create(top, path, directory))
             except OSError:  # mounting there will say that it is missing
                 continue
             finally:

@@ -117,6 +117,14 @@ def test_nested_in_a_read_only_one(sifkit: Program, rootfs: Path, data: Path) ->
     assert "is made in it" not in sifkit.ok("exec", "--dry-run", *words, str(rootfs), "true")
 
 
+def test_a_link_in_a_bind_chooses_no_place_on_the_host(sifkit: Program, rootfs: Path, data: Path) -> None:
+    """In the container it means the image's /etc; nothing is made for it in the directory of the host."""
+    (data / "link").symlink_to("/etc")
+    words = ["-B", f"{data}:/o", "-B", f"{data.parent}/single:/o/link/new"]
+    assert sifkit.ok("exec", *words, str(rootfs), "cat", "/etc/new") == "single\n"
+    assert sorted(os.listdir(data)) == ["file", "link"]
+
+
 def test_nested_in_what_is_shown_anyway(sifkit: Program, rootfs: Path, data: Path) -> None:
     """7.5 --contain and a bind on /tmp overrides; in home, which is empty then."""
     environment = {**os.environ, "HOME": "/home/me"}
