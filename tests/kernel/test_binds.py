@@ -118,10 +118,12 @@ def test_nested_in_a_read_only_one(sifkit: Program, rootfs: Path, data: Path) ->
 
 
 def test_a_link_in_a_bind_chooses_no_place_on_the_host(sifkit: Program, rootfs: Path, data: Path) -> None:
-    """In the container it means the image's /etc; nothing is made for it in the directory of the host."""
+    """In the container it means the image's /etc, where a file that is there can be covered, and none be made."""
     (data / "link").symlink_to("/etc")
-    words = ["-B", f"{data}:/o", "-B", f"{data.parent}/single:/o/link/new"]
-    assert sifkit.ok("exec", *words, str(rootfs), "cat", "/etc/new") == "single\n"
+    words = ["-B", f"{data}:/o", "-B", f"{data.parent}/single:/o/link"]
+    assert sifkit.ok("exec", *words[:3], f"{words[3]}/group", str(rootfs), "cat", "/etc/group") == "single\n"
+    done = sifkit("exec", *words[:3], f"{words[3]}/new", str(rootfs), "true")
+    assert done.returncode == 255 and "/o/link/new" in done.stderr
     assert sorted(os.listdir(data)) == ["file", "link"]
 
 

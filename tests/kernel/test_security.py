@@ -227,10 +227,10 @@ def test_binds_through_links_of_the_image_stay_inside(
 
 
 @pytest.mark.parametrize("options", [[], ["--writable-tmpfs"], ["--writable"]], ids=" ".join)
-def test_nothing_is_made_in_host_directories_that_are_shown(
+def test_in_host_directories_that_are_shown_only_mount_points_asked_for_are_made(
     sifkit: Program, tree: Path, tmp_path: Path, options: list[str]
 ) -> None:
-    """Not for a bind below them, and not through a link of the image into one of them."""
+    """Not through a link of the image into one of them; for a bind below them, which is the user's own wish."""
     shown = tmp_path / "shown"
     shown.mkdir()
     words = [*options, "--bind", f"{shown}:/mnt"]
@@ -238,10 +238,14 @@ def test_nothing_is_made_in_host_directories_that_are_shown(
     (tree / "etc/resolv.conf").unlink()
     (tree / "etc/resolv.conf").symlink_to(f"{shown}/made")
     assert sifkit("exec", *words, "--cwd", "/", str(tree), "true", cwd=shown).returncode == 0
-    done = sifkit("exec", *words, "--bind", f"{tmp_path}:/mnt/new", str(tree), "true")
+    assert list(shown.iterdir()) == []
+    (tree / "link").symlink_to("/mnt")
+    done = sifkit("exec", *words, "--bind", f"{tmp_path}:/link/new", str(tree), "true")
     assert done.returncode == 255
     assert "try: make the mount point first" in done.stderr
     assert list(shown.iterdir()) == []
+    sifkit.ok("exec", *words, "--bind", f"{tmp_path}:/mnt/new", str(tree), "true")
+    assert [path.name for path in shown.iterdir()] == ["new"] and list((shown / "new").iterdir()) == []
 
 
 def test_writing_to_generated_files_does_not_reach_the_host(sifkit: Program, rootfs: Path) -> None:
