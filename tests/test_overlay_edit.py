@@ -217,6 +217,7 @@ def test_refusals(sifkit: Program, awkward_squash: Path, target: str, tmp_path: 
         ((tmp_path / "f", tmp_path / "g"), 2, "neither SRC nor DST is in an overlay"),
         ((tmp_path / "f", f"{awkward_squash}:/"), 255, "squashfs, which is read-only by nature"),
         ((tmp_path / "none", f"{target}:/"), 255, "No such file"),
+        ((f"{tmp_path}/no.img:/x", tmp_path), 255, f"there is no {tmp_path}/no.img"),
         ((f"{target}:/none", tmp_path), 1, "says nothing about it"),
         ((tmp_path, f"{target}:/"), 255, "inside the directory that is to be copied"),
         ((f"{awkward_squash}:/names/~", f"{tmp_path}/none/"), 255, "there is no directory"),

@@ -39,6 +39,7 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
     Without --base nobody can tell new from changed: all that is in the overlay is A.
     """
     from overlay import delta
+    from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
     if null and (as_json or stat):
@@ -53,8 +54,9 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
         found = delta.changes(layer, under, unreadable)
         if stat:
             totals = delta.Totals()
-            for change in found:
-                totals.add(change)
+            with task(f"Looking into {target}"):
+                for change in found:
+                    totals.add(change)
             write(_stat_json(totals) if as_json else _stat(totals, under is not None))
         else:
             write(_objects(found) if as_json else _lines(found, null))

@@ -50,6 +50,9 @@ def cp(source: str, destination: str, recursive: bool, base: str | None) -> int:
     from sifkit.image import target as targets
 
     sides = [(text, None) if os.path.lexists(text) else targets.split(text) for text in (source, destination)]
+    for text, inside in sides:
+        if inside is None and ":/" in text and not os.path.lexists(os.path.dirname(text) or "."):
+            raise Failure(f"cannot copy {source} to {destination}", f"there is no {text.rpartition(':/')[0]}")
     if all(inside is None for _, inside in sides):
         raise click.UsageError("neither SRC nor DST is in an overlay: write TARGET:/path for the one that is")
     brief = f"cannot copy {source} to {destination}"
@@ -211,10 +214,11 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
     This deletes no file of the image: a program in a container does that. What was changed or added at PATH is
     lost; a name that the overlay deletes comes back.
     """
+    from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
     brief = f"cannot forget anything in {target}"
-    with wording(brief):
+    with wording(brief), task(f"Changing {target}"):
         found = targets.resolve(target)
         require_writable(found, brief)
         with for_writing(found, brief):

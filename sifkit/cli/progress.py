@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from sifkit.cli.console import CONSOLE, QUIET
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+MOMENT = 1.0  # seconds
 
 
 @contextlib.contextmanager
 def task(text: str) -> Iterator[Callable[[int], None]]:
-    """Show ``text`` with a moving bar while the block runs, if standard error is a terminal; else say it with -v.
+    """Show ``text`` with a moving bar while the block runs on, if standard error is a terminal; else say it with -v.
 
     What is yielded shows a number beside it: how much has been done.
     """
@@ -19,10 +26,30 @@ def task(text: str) -> Iterator[Callable[[int], None]]:
         CONSOLE.info(text)
         yield lambda done: None
         return
+    shown: list[Progress] = []
+    timer = threading.Timer(MOMENT, lambda: shown.append(_show(text)))
+    timer.daemon = True
+    timer.start()
+
+    def update(done: int) -> None:
+        for progress in shown:
+            progress.update(progress.task_ids[0], description=f"{text}: {done}")
+
+    try:
+        yield update
+    finally:
+        timer.cancel()
+        timer.join()
+        for progress in shown:
+            progress.stop()
+
+
+def _show(text: str) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        shown = progress.add_task(text, total=None)
-        yield lambda done: progress.update(shown, description=f"{text}: {done}")
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress.add_task(text, total=None)
+    progress.start()
+    return progress

@@ -105,6 +105,7 @@ def _provenance(sifkit: Program, new: Path, changed: Path, image: Path) -> None:
 def test_overlays_inside_the_base_belong_to_it(
     sifkit: Program, rootfs_squash: Path, changed: Path, tmp_path: Path
 ) -> None:
+    """B26: Apptainer's build leaves out what is in the overlay of a SIF image, and says nothing."""
     image, new = tmp_path / "image.sif", str(tmp_path / "new.sqfs")
     sif.create(image, [sif.partition(str(rootfs_squash), sif.FsType.SQUASHFS, sif.PartType.PRIMARY, _arch())])
     sifkit.ok("overlay", "freeze", str(changed), "-o", str(image))

@@ -49,10 +49,17 @@ def test_image(tmp_path: Path) -> None:
     assert data["upper_owner"] == [os.geteuid(), os.getegid()]
 
 
-def test_fakeroot_gives_it_to_root(tmp_path: Path) -> None:
+def test_fakeroot_gives_it_to_root(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B18: Apptainer leaves a temporary directory behind, which its user cannot remove."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     image = str(tmp_path / "a.img")
-    sifkit("create", "-S", "-f", image)
+    sifkit("create", "-S", "-f", "--create-dir", "opt/x", image)
     assert inspect(image).upper_owner == (0, 0)
+    assert os.listdir(tmp_path) == ["a.img"]
+    assert os.listdir(temporary) == []
 
 
 @pytest.mark.parametrize(

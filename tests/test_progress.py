@@ -1,0 +1,55 @@
+"""What takes its time says so on a terminal, and only there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys, threading, time
+from sifkit.cli import progress
+progress.MOMENT = float(sys.argv[1])
+
+
+def shows():
+    made = sys.modules.get("rich.live")
+    return made and any(isinstance(thread, made._RefreshThread) for thread in threading.enumerate())
+
+
+with progress.task("Working on it") as update:
+    update(1)
+    while progress.MOMENT < 1 and sys.stderr.isatty() and not shows():
+        time.sleep(0.01)
+    update(2)
+"""
+
+
+def on_a_terminal(moment: str) -> str:
+    main, terminal = os.openpty()
+    try:
+        done = subprocess.run([sys.executable, "-c", SCRIPT, moment], stderr=terminal, timeout=60)
+        os.close(terminal)
+        assert done.returncode == 0
+        try:
+            return os.read(main, 65536).decode()
+        except OSError:  # EIO: nothing was written, and the other end is closed
+            return ""
+    finally:
+        os.close(main)
+
+
+def test_a_moment_later_it_shows() -> None:
+    assert "Working on it" in on_a_terminal("0.01")
+
+
+def test_what_is_quick_shows_nothing() -> None:
+    assert on_a_terminal("50") == ""
+
+
+@pytest.mark.parametrize("moment", ["0.01", "50"])
+def test_elsewhere_it_is_quiet(moment: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, moment], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
