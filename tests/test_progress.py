@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -30,13 +31,15 @@ with progress.task("Working on it") as update:
 def on_a_terminal(moment: str) -> str:
     main, terminal = os.openpty()
     try:
-        done = subprocess.run([sys.executable, "-c", SCRIPT, moment], stderr=terminal, timeout=60)
+        env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        done = subprocess.run([sys.executable, "-c", SCRIPT, moment], stderr=terminal, timeout=60, env=env)
         os.close(terminal)
         assert done.returncode == 0
-        try:
-            return os.read(main, 65536).decode()
-        except OSError:  # EIO: nothing was written, and the other end is closed
-            return ""
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed, and all is read
+            while part := os.read(main, 65536):
+                said += part
+        return said.decode()
     finally:
         os.close(main)
 
