@@ -10,6 +10,8 @@ from overlay.failure import Failure
 from overlay.features import Features
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, SquashImage
 
+_FOREVER = "kernel_cache,entry_timeout=86400,attr_timeout=86400,negative_timeout=86400"  # seconds
+
 
 def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner: Owner | None) -> list[Attached]:
     """Make every layer a directory (image N under ``place``/N) and return when all can be read."""
@@ -38,6 +40,11 @@ def kernel_layers(layer: Lower, entry: Attached, place: str) -> list[str]:
     Three for an image that spells deletions as the kernel does not read them; made at ``place``.
     """
     if not isinstance(layer, ExtImage):
+        return [entry.path]
+    from overlay import content
+
+    known = content.known(layer.section) if layer.inside == "upper" else None
+    if known is not None and known.plain and not known.devices:
         return [entry.path]
     from overlay import whiteout, whiteout_layer
     from overlay.extread import ExtReader
@@ -101,7 +108,8 @@ def _fuse2fs(layer: ExtImage, point: str) -> fuse.Server:
     section = layer.section
     program = tools.need("fuse2fs", "to read an ext3 image without root")
     offset = f",offset={section.offset}" if section.offset else ""
-    options = f"ro,norecovery,nosuid,nodev,allow_other{offset}"
+    # It is locked, so nobody changes it: what the kernel has once asked it may keep.
+    options = f"ro,norecovery,nosuid,nodev,allow_other,{_FOREVER}{offset}"
     return fuse.start(program, [program, section.path, point, "-f", "-o", options], point)
 
 

@@ -1,86 +1,113 @@
-"""What an ext overlay's content asks of a driver, remembered so that opening it again need not read all of it.
+"""What an ext overlay's content asks of a driver, remembered so that opening it again need not read any of it.
 
-The answer is kept in an attribute of the image's file, together with a checksum of the superblock: any write to the
-image changes that, and then it counts for nothing.
+The answer is kept in an attribute of the image's file, together with what identifies the image as of now: any write
+to it changes that, and then the answer counts for nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final, NamedTuple
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlay import session
-from overlay.extread import ExtReader
-from overlay.section import Section
+
+if TYPE_CHECKING:
+    from overlay.section import Section
+    from overlay.session import Identity
 
 _ATTRIBUTE: Final = "user.sifkit.content."
 _MOST_OWNERS: Final = 8
+_FEW: Final = 64
 
 
 class Content(NamedTuple):
     """``empty``: upper/ holds nothing. ``inodes``: in use in the whole image. ``owners``: their (uid, gid).
 
+    ``size``: bytes they take on disk; where they are many, what the file system itself takes is in it.
     ``plain``: no deletion is spelt as the kernel does not read it. ``devices``: character devices, as whiteouts are.
+    ``owner``: the uid of upper/, whose permissions are ``mode``; ``mtime_ns``: when it was changed; ``bare``: it has
+    no extended attributes.
     """
 
     empty: bool
     inodes: int
+    size: int
     owners: frozenset[tuple[int, int]]
     plain: bool
     devices: bool
+    owner: int
+    mode: int
+    mtime_ns: int
+    bare: bool
+
+
+def known(section: Section) -> Content | None:
+    """The content of the image in ``section`` if it is remembered. Raises OSError, ExtError."""
+    return _recall(section.path, session.identity(section))
 
 
 def look(section: Section, *, remember: bool) -> Content:
     """The content of the image in ``section``; ``remember`` it if it had to be read. Raises OSError, ExtError."""
-    with ExtReader(section) as reader:
-        upper = reader.lookup(b"/upper")
-        sb = reader.superblock
-        if upper is None or not any(True for _ in reader.listdir(upper)):
-            return Content(True, 0, frozenset(), True, False)
-        count = max(0, sb.inodes - sb.free_inodes - sb.first_inode)
     there = session.identity(section)
-    known = _recall(section.path, there, count)
-    if known is not None:
-        return known
-    from overlay import extread_table, whiteout
-
-    found = extread_table.survey(section)
-    with ExtReader(section) as reader:
-        spelt = whiteout.scan_image(reader)
-    plain = not spelt.markers and all(whiteout.KERNEL_MARK in marks for marks in spelt.opaque.values())
-    seen = Content(False, count, found.owners, plain, found.devices)
-    if remember:
-        _remember(section.path, there, seen)
+    seen = _recall(section.path, there)
+    if seen is None:
+        seen = _read(section)
+        if remember:
+            _remember(section.path, there, seen)
     return seen
 
 
 def committed(section: Section, before: Content) -> None:
     """Remember what the image holds after a commit of ours, which spells as the kernel does."""
-    from overlay import extread_table
-
     if before.plain:
+        _remember(section.path, session.identity(section), _read(section, plain=True))
+
+
+def _read(section: Section, *, plain: bool = False) -> Content:
+    from overlay import extread_table, whiteout
+    from overlay.extread import ExtReader
+
+    with ExtReader(section) as reader:
+        top = reader.lookup(b"/upper")
+        if top is None or not top.is_directory:
+            return Content(True, 0, 0, frozenset(), True, False, -1, 0o755, 0, False)
+        empty = not any(True for _ in reader.listdir(top))
+        about = (top.uid, stat.S_IMODE(top.mode), top.mtime_ns, not reader.xattrs(top))
+        if empty:
+            return Content(True, 0, 0, frozenset(), True, False, *about)
         found = extread_table.survey(section)
-        seen = before._replace(empty=False, inodes=found.number, owners=found.owners, devices=found.devices)
-        _remember(section.path, session.identity(section), seen)
+        if not plain:
+            spelt = whiteout.scan_image(reader)
+            plain = not spelt.markers and all(whiteout.KERNEL_MARK in marks for marks in spelt.opaque.values())
+        sb = reader.superblock
+        size = (sb.blocks - sb.free_blocks) * sb.block_size
+        if found.number <= _FEW:
+            size = sum(inode.sectors * 512 for _, inode in reader.walk(b"/upper"))
+    return Content(False, found.number, size, found.owners, plain, found.devices, *about)
 
 
-def _remember(path: str, there: session.Identity, seen: Content) -> None:
-    if len(seen.owners) > _MOST_OWNERS:
+def _remember(path: str, there: Identity, seen: Content) -> None:
+    if len(seen.owners) > _MOST_OWNERS or seen.owner < 0:
         return
     owners = ",".join(f"{uid}:{gid}" for uid, gid in sorted(seen.owners))
-    text = f"{there.superblock} {seen.plain:d} {seen.devices:d} {owners}"
+    flags = f"{seen.empty:d}{seen.plain:d}{seen.devices:d}{seen.bare:d}"
+    text = f"{there.superblock} {flags} {seen.inodes} {seen.size} {seen.owner} {seen.mode} {seen.mtime_ns} {owners}"
     with contextlib.suppress(OSError):  # a convenience
         os.setxattr(path, _ATTRIBUTE + there.uuid, text.encode())
 
 
-def _recall(path: str, there: session.Identity, count: int) -> Content | None:
+def _recall(path: str, there: Identity) -> Content | None:
     try:
-        checksum, plain, devices, owners = os.getxattr(path, _ATTRIBUTE + there.uuid).decode().split(" ")
-        pairs = (owner.split(":") for owner in owners.split(",")) if owners else ()
-        known = frozenset((int(uid), int(gid)) for uid, gid in pairs)
+        checksum, flags, inodes, size, owner, mode, mtime, owners = (
+            os.getxattr(path, _ATTRIBUTE + there.uuid).decode().split(" ")
+        )
+        if checksum != there.superblock:
+            return None
+        empty, plain, devices, bare = (flag == "1" for flag in flags)
+        pairs = [owner.split(":") for owner in owners.split(",")] if owners else []
+        given = frozenset((int(uid), int(gid)) for uid, gid in pairs)
+        return Content(empty, int(inodes), int(size), given, plain, devices, int(owner), int(mode), int(mtime), bare)
     except (OSError, ValueError):
         return None
-    if checksum != there.superblock:
-        return None
-    return Content(False, count, known, plain == "1", devices == "1")

@@ -6,17 +6,16 @@ them. An ordinary user owns all of it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from typing import IO, Final
 
 from overlay import extread_inode, whiteout
 from overlay.extread import ExtReader, Inode
+from overlay.look_like import look_like
 from overlay.section import Section
 
 _PIECE: Final = 1 << 20
-_SKIPPED: Final = (b"trusted.", b"security.", b"user.overlay.", b"user.fuseoverlayfs.")
 
 
 def unpack(section: Section, target: str, top: str = "upper") -> int:
@@ -83,14 +82,3 @@ def _fill(reader: ExtReader, inode: Inode, file: IO[bytes]) -> None:
             while left > 0 and (piece := content.read(min(left, _PIECE))):
                 file.write(piece)
                 left -= len(piece)
-
-
-def look_like(reader: ExtReader, inode: Inode, there: bytes) -> None:
-    """Give the file or directory ``there`` attributes, owner (where that is allowed), mode and times of ``inode``."""
-    for name, value in reader.xattrs(inode).items():
-        if not name.startswith(_SKIPPED):
-            with contextlib.suppress(OSError):  # system.posix_acl_* are not ours to decode
-                os.setxattr(there, name, value)
-    whiteout.give(there, inode.uid, inode.gid)
-    os.chmod(there, stat.S_IMODE(inode.mode))
-    os.utime(there, ns=(inode.atime_ns, inode.mtime_ns))

@@ -217,15 +217,41 @@ def _decode(data: bytes) -> Record | None:
 
 
 def remove(path: str) -> None:
-    """Remove the session's directory, whatever the modes in it. What cannot be removed is found again later."""
-    import shutil
+    """Remove the session's directory, whatever the modes in it. What cannot be removed is found again later.
 
-    def open_up(function: object, name: str, error: object) -> None:
+    By hand: importing shutil costs as much as all the rest of a session that nothing was written into.
+    """
+    for part in (os.path.join(path, "work", "work"), f"{path}/work", path):  # the kernel leaves the first closed
         with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700)
-            shutil.rmtree(name) if os.path.isdir(name) and not os.path.islink(name) else os.unlink(name)
+            os.chmod(part, 0o700)
+    waiting = [path]
+    found = []
+    while waiting:
+        directory = waiting.pop()
+        found.append(directory)
+        with contextlib.suppress(OSError):
+            waiting += _empty(directory)
+    for directory in reversed(found):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
-    with contextlib.suppress(OSError):  # kernel overlayfs leaves it with mode 000
-        os.chmod(os.path.join(path, "work", "work"), 0o700)
-    shutil.rmtree(path, onerror=open_up)
+
+def _empty(directory: str) -> list[str]:
+    """Remove what is in ``directory`` but directories, which are returned."""
+    try:
+        entries = os.scandir(directory)
+    except PermissionError:
+        os.chmod(directory, 0o700)
+        entries = os.scandir(directory)
+    below = []
+    with entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+                continue
+            try:
+                os.unlink(entry.path)
+            except PermissionError:
+                os.chmod(directory, 0o700)
+                os.unlink(entry.path)
+    return below

@@ -17,13 +17,12 @@ attributes. fuse-overlayfs reads all spellings by itself and is given the image 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from typing import NamedTuple
 
 from overlay import whiteout
 from overlay.extread import ExtReader, Inode
+from overlay.look_like import look_like
 from overlay.whiteout import Whiteouts
 
 _MODE_WHILE_MAKING = 0o700
@@ -73,7 +72,7 @@ def _above(reader: ExtReader, place: str, hidden: list[bytes], top: bytes) -> No
         _make_parents(base, parent, made)
         whiteout.make_whiteout(base + b"/" + path)
     for path, inode in _inodes(reader, top, made):
-        _look_like(base + b"/" + path if path else base, inode, reader.xattrs(inode))
+        look_like(reader, inode, base + b"/" + path if path else base)
 
 
 def _make_parents(base: bytes, path: bytes, made: set[bytes]) -> None:
@@ -102,15 +101,3 @@ def _child(reader: ExtReader, directory: Inode | None, name: bytes) -> Inode | N
         return None
     number = next((entry.inode for entry in reader.listdir(directory) if entry.name == name), 0)
     return reader.inode(number) if number else None
-
-
-def _look_like(path: bytes, inode: Inode, xattrs: dict[bytes, bytes]) -> None:
-    marks = {mark.encode() for mark in whiteout.OPAQUE_MARKS}
-    for name, value in xattrs.items():
-        if name.startswith(b"user.") and name not in marks and not name.startswith(b"user.overlay."):
-            # A courtesy: where the host keeps no attributes, the directory is still the right one.
-            with contextlib.suppress(OSError):
-                os.setxattr(path, name, value)
-    whiteout.give(path, inode.uid, inode.gid)
-    os.chmod(path, stat.S_IMODE(inode.mode))
-    os.utime(path, ns=(inode.atime_ns, inode.mtime_ns))

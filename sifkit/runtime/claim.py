@@ -163,13 +163,16 @@ def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) 
 
 
 def _prepare_image(plan: Plan, section: Section, enlarge: Enlarge | None, notify: Notify) -> Section:
-    from overlay import image
+    from overlay import content, image
     from sifkit.runtime import replay
 
     replay.roll_back(section, notify)
     _make_sound(section, notify)
     section = replay.replay(section, plan.staging, enlarge, notify)
     try:
+        seen = content.known(section)
+        if seen is not None and seen.owner == plan.who.uid:  # as left by an earlier run
+            return section
         made = image.make_directories(section, plan.who.uid, plan.who.gid)
     except OSError as error:
         raise from_oserror(f"cannot prepare the overlay {section.describe()}", error) from None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from overlay import session_pending, session_room
+from overlay import session_pending
 from overlay.e2fsprogs import ToolError
-from overlay.extread import ExtError
 from overlay.failure import Failure, from_oserror
 from overlay.layer import Directory
-from sifkit.runtime import session_work
+from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
     from overlay.section import Section
@@ -66,6 +65,9 @@ def replay(section: Section, staging: Staging, enlarge: Enlarge | None, notify: 
 def _commit(
     one: Pending, section: Section, staging: Staging, enlarge: Enlarge | None, notify: Notify
 ) -> Section:
+    from overlay import session_room
+    from sifkit.runtime import session_work
+
     assert one.session is not None
     space = session_work.room(staging, enlarge or session_room.enlarge_file)
     brief = f"{section.describe()}: changes of {one.whose} are not in it yet"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from overlay import content as contents
 from overlay import session, session_index, session_marker, session_place
-from overlay.extread import ExtError, ExtReader
 from overlay.failure import Failure, from_oserror
+from overlay.features import without
 from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Stack
+from overlay.superblock import ExtError
 from sifkit.runtime import children
 from sifkit.runtime.scratch import SCRATCH
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from overlay.session import Session
     from overlay.session_place import Place
     from overlay.session_room import Enlarge
-    from overlay.superblock import Superblock
     from sifkit.runtime.assemble import Assembled
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
@@ -70,48 +70,55 @@ def look(plan: Plan, upper: ExtOverlay, fuse: bool) -> Look:
     section = upper.section
     try:
         content = contents.look(section, remember=True)
-        size, unfit = _bytes(section)
+        unfit = _unfit(section)
     except (OSError, ExtError) as error:
         raise Failure(f"cannot read {upper.describe()}", str(error), f"sifkit overlay check {section.path}") from None
     place = session_place.choose(section, plan.staging.directory)
     if plan.staging.directory and not place.root:
         raise Failure(f"--session-dir {plan.staging.directory} cannot be used", place.why_not, "name another directory")
     refusal = unfit or ("" if place.root else f"no place for a session: {place.why_not}")
-    lower, unpack = _how(content, size, fuse, plan.who.uid, plan.who.gid, plan.privileged)
+    lower, unpack = _how(content, fuse, plan.who.uid, plan.who.gid, plan.privileged)
     if not lower:
         refusal = refusal or _not_shown(content, plan, fuse)
     return Look(place, content, refusal, lower, unpack)
 
 
-def _bytes(section: Section) -> tuple[int, str]:
-    """About how many bytes the files of the image take, and why a commit could not write into it ("": it can)."""
-    with ExtReader(section) as reader:
-        sb = reader.superblock
-        table = sb.inodes * sb.inode_size
-        journal = reader.inode(sb.journal_inode).size if sb.journal_inode else 0
-        return max(0, (sb.blocks - sb.free_blocks) * sb.block_size - table - journal), _unfit(sb)
+def _unfit(section: Section) -> str:
+    """Why a commit could not write into the image; "": it can."""
+    from overlay import ext_fit, superblock
+
+    fd = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _no_library() or ext_fit.refusal(superblock.read(fd, section.offset))
+    finally:
+        os.close(fd)
 
 
-def _unfit(sb: Superblock) -> str:
-    from overlay import ext_fit, libext2fs
+def _no_library() -> str:
+    """Why libext2fs cannot be had. e2fsprogs comes with it, and looking for a program is faster than loading it."""
+    from overlay import tools
+
+    if tools.find("e2fsck") and not without("libext2fs"):
+        return ""
+    from overlay import libext2fs
 
     try:
         libext2fs.load()
     except Failure as failure:
         return failure.cause
-    return ext_fit.refusal(sb)
+    return "SIFKIT_DEBUG_WITHOUT says so: no libext2fs" if without("libext2fs") else ""
 
 
-def _how(content: Content, size: int, fuse: bool, uid: int, gid: int, privileged: bool) -> tuple[str, bool]:
+def _how(content: Content, fuse: bool, uid: int, gid: int, privileged: bool) -> tuple[str, bool]:
     """How the image's content becomes a layer, in words ("": it cannot), and whether by unpacking."""
     if content.empty:
         return "the image is empty, so it is no layer", False
     foreign = not privileged and bool(content.owners - {(uid, gid)})
-    if content.inodes <= SMALL_INODES and size <= SMALL_BYTES + (SMALL_INODES << 12):
+    if content.inodes <= SMALL_INODES and content.size <= SMALL_BYTES:
         return "the little that is in it is unpacked", True
     if fuse and not foreign:
         return "what is in it is read through fuse2fs", False
-    if content.inodes <= MOST_INODES and size <= MOST_BYTES:
+    if content.inodes <= MOST_INODES and content.size <= MOST_BYTES:
         why = "belongs to others" if foreign else "cannot be mounted without FUSE"
         return f"what is in it {why} and is unpacked", True
     return "", False
@@ -131,7 +138,7 @@ def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> S
         made = session.create(seen.place.root, section, plan.image, _lasting(plan), os.getppid())
         session_marker.put(section.path, made.record, made.path)
         session_index.note(made.path)
-        _like_the_image(section, made.upper)
+        _like_the_image(section, made.upper, seen.content)
         below: Lower | None = ExtImage(section)
         if seen.unpack:
             below = Directory(f"{made.path}/lower")
@@ -161,9 +168,14 @@ def _cannot(brief: str, section: Section, error: Exception) -> Failure:
     return Failure(brief, f"it is damaged: {error}", f"sifkit overlay check {section.path}")
 
 
-def _like_the_image(section: Section, upper: str) -> None:
+def _like_the_image(section: Section, upper: str, content: Content) -> None:
     """Let the new upper's top look like the image's: it is what is seen as the root."""
-    from overlay.ext_unpack import look_like
+    if content.bare:
+        os.chmod(upper, content.mode)
+        os.utime(upper, ns=(content.mtime_ns, content.mtime_ns))
+        return
+    from overlay.extread import ExtReader
+    from overlay.look_like import look_like
 
     with ExtReader(section) as reader:
         top = reader.lookup(b"/upper")

@@ -284,7 +284,7 @@ def test_content_is_remembered_until_the_image_changes(image: Section, tmp_path:
     assert (seen.empty, seen.plain, seen.owners) == (False, True, {(os.getuid(), os.getgid())})
     assert content.look(section, remember=False) == seen
     attribute = next(name for name in os.listxattr(section.path) if "content" in name)
-    os.setxattr(section.path, attribute, b"00000000-0 1 0 ")
+    os.setxattr(section.path, attribute, b"00000000-0 0100 1 2 3 4 5 ")
     assert content.look(section, remember=False) == seen
 
 
