@@ -18,7 +18,8 @@ from sifkit.runtime.scratch import SCRATCH
 if TYPE_CHECKING:
     from overlay import fuse
     from sifkit.runtime.notify import Notify
-    from sifkit.runtime.staged import Look, Staged
+    from sifkit.runtime.staged import Staged
+    from sifkit.runtime.staged_look import Look
 
 class Assembled(NamedTuple):
     """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped.
@@ -56,9 +57,9 @@ def survey(plan: Plan, lacking: driver.Points) -> Survey:
         fstype = driver.file_system(place)
         xattr = not os.access(place, os.W_OK) or features.takes_xattr(place)
     elif isinstance(upper, ExtOverlay) and not upper.fuse and not (found.loop and found.overlay):
-        from sifkit.runtime import staged
+        from sifkit.runtime import staged_look
 
-        staging = staged.look(plan, upper, found.fuse and tools.find("fuse2fs") is not None)
+        staging = staged_look.look(plan, upper, found.fuse and tools.find("fuse2fs") is not None)
         fstype = staging.place.fstype
     situation = driver.Situation(
         privileged=plan.privileged,
