@@ -67,6 +67,10 @@ class Commands(click.Group):
         except click.UsageError:
             if args[0].startswith("-"):  # an option behind "--"
                 raise
+            from sifkit.cli import absent
+
+            if failure := absent.command(args[0]):
+                raise failure from None
             from difflib import get_close_matches
             from os.path import exists
 
@@ -108,8 +112,7 @@ def main() -> None:
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = _wrong(error)
     except Failure as failure:
         CONSOLE.failure(failure)
         code = failure.exit_code
@@ -120,6 +123,21 @@ def main() -> None:
     except Exception as error:
         code = _unexpected(error)
     end(code)
+
+
+def _wrong(error: click.ClickException) -> int:
+    """A command line that is wrong, or right for Apptainer alone."""
+    if isinstance(error, click.NoSuchOption):
+        from sifkit.cli import absent
+        from sifkit.cli.run_option import RunCommand
+
+        of = error.ctx.command if error.ctx else None
+        failure = absent.option(error.option_name) if of is cli or isinstance(of, RunCommand) else None
+        if failure:
+            CONSOLE.failure(failure)
+            return failure.exit_code
+    error.show()
+    return error.exit_code
 
 
 def _unexpected(error: Exception) -> int:

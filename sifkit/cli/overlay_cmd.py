@@ -36,39 +36,53 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
     return size
 
 
-# Commands of other files: name -> (module of sifkit.cli, what it is called there). Imported when asked for.
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    "info": ("overlay_info", "info"),
-    "ls": ("overlay_see", "ls"),
-    "cat": ("overlay_see", "cat"),
-    "cp": ("overlay_edit", "cp"),
-    "rm": ("overlay_edit", "rm"),
-    "diff": ("overlay_diff", "diff"),
-    "check": ("overlay_mend", "check"),
-    "resize": ("overlay_mend", "resize"),
-    "chown": ("overlay_mend", "chown"),
-    "ps": ("overlay_ps", "ps"),
-    "convert": ("overlay_convert", "convert"),
-    "export": ("overlay_convert", "export"),
-    "import": ("overlay_convert", "import_"),
-    "freeze": ("overlay_freeze", "freeze"),
-    "commit": ("overlay_freeze", "commit"),
-}
+# Grouped by what people come for: heading -> (name, module of sifkit.cli, summary). Imported when asked for.
+TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "Make": (("create", "overlay_cmd", "Make an empty one: an ext3 image, a directory, a partition of a SIF"),),
+    "See": (
+        ("info", "overlay_info", "What an overlay is, how full, and who uses it"),
+        ("diff", "overlay_diff", "What it changes in the image below it"),
+        ("ls", "overlay_see", "List files in it"),
+        ("cat", "overlay_see", "Write a file of it to standard output"),
+        ("check", "overlay_mend", "Whether it is whole; with --fix mend what is wrong"),
+    ),
+    "Change": (
+        ("cp", "overlay_edit", "Copy files into it and out of it"),
+        ("rm", "overlay_edit", "Remove files from it"),
+        ("resize", "overlay_mend", "Give an ext3 overlay another size, or more inodes"),
+        ("chown", "overlay_mend", "Give the files in it to somebody else"),
+    ),
+    "Turn into something else": (
+        ("convert", "overlay_convert", "Write it as another kind: directory, ext3, squashfs, SIF"),
+        ("export", "overlay_convert", "Write it as a tar archive"),
+        ("import", "overlay_convert", "Make one from a tar archive"),
+        ("freeze", "overlay_freeze", "Make a read-only squashfs of it"),
+        ("commit", "overlay_freeze", "Make a new image of the base and its changes"),
+    ),
+    "In use": (("ps", "overlay_ps", "Overlays in use on this host, and by which process"),),
+}  # fmt: skip
 
 
 class _Group(click.Group):
-    """A group that imports the commands of `ELSEWHERE` when they are asked for."""
+    """A group whose commands come from `TABLE`, imported when they are asked for."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, attribute = ELSEWHERE[cmd_name]
-        found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
-        assert isinstance(found, click.Command)
-        return found
+        for rows in TABLE.values():
+            for name, module, _ in rows:
+                if name == cmd_name:
+                    attribute = "import_" if name == "import" else name
+                    found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
+                    assert isinstance(found, click.Command)
+                    return found
+        return None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*self.commands, *ELSEWHERE])
+        return [name for rows in TABLE.values() for name, _, _ in rows]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, rows in TABLE.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, summary) for name, _, summary in rows], col_max=10)
 
 
 @click.group(cls=_Group, epilog="Example: sifkit overlay create --size 10G changes.img")

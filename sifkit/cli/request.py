@@ -13,6 +13,7 @@ from sifkit.runtime.request import Mounts, Namespaces, Request, Variables
 
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
+    from sifkit.runtime.capabilities import Privileges
     from sifkit.runtime.cgroup import Limits
 
 # Of variables that may stand for an option, and with ENV before the line for a variable of the container.
@@ -37,6 +38,7 @@ def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: 
         mounts=_mounts(given, settings),
         namespaces=_namespaces(given),
         limits=_limits(given),
+        privileges=_privileges(given),
         cwd=given["cwd"] or "",
         shell=given["shell"] or "",
         app=given["app"] or "",
@@ -83,3 +85,11 @@ def _limits(given: Given) -> Limits | None:
     from sifkit.cli import request_namespaces
 
     return request_namespaces.limits(given)
+
+
+def _privileges(given: Given) -> Privileges | None:
+    if given.plain:
+        return None
+    from sifkit.cli import request_namespaces
+
+    return request_namespaces.privileges(given)

@@ -1,4 +1,4 @@
-"""From the options about isolation to `Namespaces` and `Limits`."""
+"""From the options about isolation to `Namespaces`, `Limits` and `Privileges`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from overlay.failure import USAGE, Failure
+from sifkit.runtime import userns
 from sifkit.runtime.request import Namespaces
 
 if TYPE_CHECKING:
     from sifkit.cli.run_option import Given
+    from sifkit.runtime.capabilities import Privileges
     from sifkit.runtime.cgroup import Limits
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")  # hostname(7); the kernel takes 64 bytes
@@ -62,6 +65,25 @@ def limits(given: Given) -> Limits | None:
         swap=swap,
         reservation=_size(given, "memory_reservation"),
         pids=given["pids_limit"] or 0,
+    )
+
+
+def privileges(given: Given) -> Privileges | None:
+    """What changes the payload's capabilities; None for nothing."""
+    for option in ("keep_privs", "allow_setuid"):
+        if given[option] and not userns.privileged():
+            name = "--" + option.replace("_", "-")
+            raise Failure(f"{name} is root's", "there is nothing to keep", "leave it out", USAGE)
+    if given["keep_privs"] and given["no_privs"]:
+        raise click.UsageError("--keep-privs and --no-privs exclude each other")
+    if not (given["no_privs"] or given["add_caps"] or given["drop_caps"]):
+        return None
+    from sifkit.runtime import capabilities
+
+    return capabilities.Privileges(
+        none=bool(given["no_privs"]),
+        added=capabilities.parse("--add-caps", given["add_caps"]) if given["add_caps"] else 0,
+        dropped=capabilities.parse("--drop-caps", given["drop_caps"]) if given["drop_caps"] else 0,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from overlay.driver import Decision
+from sifkit.runtime import capabilities
 from sifkit.runtime.plan import Plan
 
 
@@ -26,6 +27,7 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
         "verb": plan.verb,
         "image": plan.image,
         "namespaces": ", ".join([*([] if plan.privileged else ["user"]), "mount", *plan.namespaces.describe()]),
+        "capabilities": capabilities.describe(plan.capabilities),
         "layers": plan.stack.describe(),
         "driver": decision.driver,
         "reason": decision.reason,
@@ -40,7 +42,8 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
 
 
 def _lines(facts: dict[str, object]) -> list[str]:
-    lines = [f"image       {facts['image']}", f"namespaces  {facts['namespaces']}", "layers, topmost first:"]
+    lines = [f"image       {facts['image']}", f"namespaces  {facts['namespaces']}"]
+    lines += [f"capabilities  {facts['capabilities']}", "layers, topmost first:"]
     lines += [f"  {layer}" for layer in _list(facts["layers"])]
     lines += [f"driver      {facts['driver']}: {facts['reason']}"]
     if facts["warning"]:

@@ -46,6 +46,10 @@ def _file(reference: str, path: str) -> Image:
     try:
         found = probe.classify(path)
     except FileNotFoundError:
+        if ":" in reference:
+            from sifkit.image import uri
+
+            uri.refuse(reference)
         raise Failure(f"no image {reference}", "there is no such file or directory", _near(path)) from None
     except OSError as error:
         raise from_oserror(f"cannot open the image {reference}", error) from None

@@ -15,9 +15,10 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWN
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
+ALL_CAPABILITIES = (1 << 64) - 1
 
 _AF_INET, _SOCK_DGRAM, _SOCK_CLOEXEC = 2, 2, 0o2000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
@@ -75,12 +76,27 @@ def no_new_privs() -> None:
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
-def drop_capabilities() -> None:
-    """Empty every capability set, the bounding one too (capset(2), prctl(2)), of this process."""
-    capability = 0
-    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
-        _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
-        capability += 1
+def keep_capabilities(kept: int) -> None:
+    """Give up the capabilities of this process but those of the bits ``kept`` that it has (capset(2), prctl(2)).
+
+    In every set: the bounding one, so that no set-uid program gives more, and the inheritable and ambient ones, so
+    that execve(2) takes nothing away from who is not root.
+    """
+    number = 0
+    while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
+        if not kept >> number & 1:
+            _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
+        number += 1
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, bytes(24)))
+    held = 0
+    if kept:
+        sets = ctypes.create_string_buffer(24)  # two of effective, permitted, inheritable: the low half and the high
+        _check(_libc.capget(header, sets))
+        words = struct.unpack("=6I", sets.raw)
+        held = (words[1] | words[4] << 32) & kept
+    low, high = held & 0xFFFFFFFF, held >> 32
+    _check(_libc.capset(header, struct.pack("=6I", low, low, low, high, high, high)))
+    for bit in range(number):
+        if held >> bit & 1:
+            _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, bit, 0, 0))

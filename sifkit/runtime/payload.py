@@ -78,9 +78,9 @@ def _change_directory(plan: Plan) -> None:
 
 def _drop(plan: Plan, kept: int) -> None:
     os.umask(plan.umask)
-    if not plan.privileged:
+    if plan.capabilities != linux.ALL_CAPABILITIES:
         linux.no_new_privs()
-        linux.drop_capabilities()
+        linux.keep_capabilities(plan.capabilities)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -9,7 +9,7 @@ from overlay import revision
 from overlay.failure import USAGE, Failure
 from overlay.layer import Directory, Overlay, Stack
 from overlay.records import NamedTuple
-from sifkit.runtime import defaults, environ, foreign
+from sifkit.runtime import defaults, environ, foreign, linux
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind
 
@@ -34,7 +34,8 @@ class Plan(NamedTuple):
     ``cwds``: the first that can be entered; ``cwd_required``: it must be the first. ``privileged``: real root,
     no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "". ``on_base``: what
     of our own may be put on it. ``revision``: of the repository that it lies in. ``images``: those of which a step
-    shows something. ``cgroup``: made for ``limits`` when the run begins.
+    shows something. ``capabilities``: those the payload keeps, as bits. ``cgroup``: made for ``limits`` when the run
+    begins.
     """
 
     verb: str
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     wait: bool
     staging: Staging
     limits: Limits | None
+    capabilities: int
     cgroup: str = ""
 
 
@@ -97,6 +99,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         wait=request.wait,
         staging=layers.staging,
         limits=request.limits,
+        capabilities=_capabilities(request, privileged),
     )
 
 
@@ -170,6 +173,12 @@ def _images(request: Request) -> tuple[DataImage, ...]:
     from sifkit.runtime.data_image import DataImage
 
     return tuple(entry for entry in request.mounts.binds if isinstance(entry, DataImage))
+
+
+def _capabilities(request: Request, privileged: bool) -> int:
+    if request.privileges:
+        return request.privileges.of(privileged)
+    return linux.ALL_CAPABILITIES if privileged else 0
 
 
 def _umask() -> int:

@@ -10,6 +10,7 @@ from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
+    from sifkit.runtime.capabilities import Privileges
     from sifkit.runtime.cgroup import Limits
     from sifkit.runtime.data_image import DataImage
 
@@ -113,7 +114,7 @@ class Request(NamedTuple):
     """A run. ``args``: of the verb. ``shell``: the program for ``shell``, "" for the usual.
 
     ``app``: the SCIF app that is meant, "" for the image. ``wait``: at the end, for processes left behind.
-    ``umask``: of the payload; None for the caller's.
+    ``umask``: of the payload; None for the caller's. ``privileges``: None for the usual.
     """
 
     verb: str
@@ -124,6 +125,7 @@ class Request(NamedTuple):
     mounts: Mounts = Mounts()
     namespaces: Namespaces = Namespaces()
     limits: Limits | None = None
+    privileges: Privileges | None = None
     cwd: str = ""
     shell: str = ""
     app: str = ""
