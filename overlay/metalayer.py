@@ -288,4 +288,4 @@ def unreadable(layer: Stored) -> str:
     if not paths:
         return ""
     base = os.fsdecode(layer.record.base)
-    return f"{len(paths)} of {base} you may not read, so it is empty or refused in the container: {_list(paths)}"
+    return f"you may not read all of {base}; empty or refused in the container: {_list(paths)}"
