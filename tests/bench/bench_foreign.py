@@ -78,7 +78,7 @@ def rows(quick: bool) -> Iterator[Row]:
     hosts = Hosts(made.foreign(*who), made.own(*who))
     yield from work(hosts, 2 if quick else 7)
     yield from listing(hosts.foreign, 3 if quick else 15)
-    yield start(hosts, 5 if quick else 20)
+    yield start(hosts, 2 if quick else 8)
     for count in (8_000,) if quick else (8_000, 200_000):
         yield from building(count)
 
@@ -162,19 +162,19 @@ def listing(host: images.CvmfsHost, count: int) -> list[Row]:
 
 
 def start(hosts: Hosts, count: int) -> Row:
-    """`exec --overlay` with a cached layer."""
-    figures = {}
-    for whose in ("foreign", "own"):
-        host: images.CvmfsHost = getattr(hosts, whose)
-        changes = str(setting.here().directory(f"start-{whose}"))
-        command = [sifkit(), "-q", "exec", "--overlay", changes, host.mountpoint, "true"]
-        python = str(setting.here().venv / "bin/python")
-        done = images.run(
-            "env", *variables(), *host.command(python, "-c", IN_TURN, str(count), json.dumps([command])), timeout=600
-        )
-        assert done.returncode == 0, done.stderr
-        [figures[whose]] = json.loads(done.stdout)
-    ours, theirs = figures["foreign"], figures["own"]
+    """`exec --overlay` with a cached layer; the two in turn, each several times on one mount."""
+    taken: dict[str, list[float]] = {"foreign": [], "own": []}
+    python = str(setting.here().venv / "bin/python")
+    changes = {whose: str(setting.here().directory(f"start-{whose}")) for whose in taken}
+    for _ in range(count):
+        for whose, times in taken.items():
+            host: images.CvmfsHost = getattr(hosts, whose)
+            command = [sifkit(), "-q", "exec", "--overlay", changes[whose], host.mountpoint, "true"]
+            inside_it = host.command(python, "-c", IN_TURN, "5", json.dumps([command]))
+            done = images.run("env", *variables(), *inside_it, timeout=600)
+            assert done.returncode == 0, done.stderr
+            times += json.loads(done.stdout)
+    ours, theirs = median(taken["foreign"]), median(taken["own"])
     within = ours <= theirs + 5 * MS
     return Row("exec --overlay over a foreign base, layer cached", ours, "own base", theirs, "<= 5 ms more", within)
 
