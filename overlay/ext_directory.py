@@ -155,7 +155,8 @@ class Directory:
         """Its blocks under an index, or None: it is too small to need one, or too large for two levels."""
         self._at = None  # it may be large, and is not needed any more
         spans = self._spans()
-        if len(self._records) <= _LINEAR_BLOCKS * block_size - 24:
+        # What is left counts, not what once was there: a directory may have lost all of its names.
+        if sum(end - start for start, end in spans) <= _LINEAR_BLOCKS * block_size - 24:
             return None
         records = self._records
         # One number for hash and place: sorted as numbers, and no tuple for each of a million names.

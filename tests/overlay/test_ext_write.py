@@ -190,6 +190,29 @@ def test_a_writer(tmp_path: Path, empty: Path) -> None:
     os.close(fd)
 
 
+@pytest.mark.parametrize("kept", [0, 1, 2, 200, 599])
+@pytest.mark.parametrize("block_size", [1024, 4096])
+def test_a_large_directory_loses_names(tmp_path: Path, empty: Path, block_size: int, kept: int) -> None:
+    """All of them, nearly all, so many that it needs no index any more, one."""
+    section = made(tmp_path / "image", 16 * MIB, "-O", "none,has_journal,filetype,dir_index", block_size=block_size)
+    fd = os.open(empty, os.O_RDONLY)
+    with Writer(section, None) as writer:
+        folder = writer.mkdir(writer.resolve(b"/"), b"folder", FOLDER)
+        for number in range(NAMES):
+            writer.create(folder, b"some name %d" % number, fd, PLAIN)
+        writer.finish()
+    sound(section)
+    with Writer(section, None) as writer:
+        folder = writer.resolve(b"/folder")
+        for number in range(kept, NAMES):
+            writer.unlink(folder, b"some name %d" % number)
+        writer.finish()
+    os.close(fd)
+    sound(section)
+    names = {path for path in of_image(section, b"/folder") if path}
+    assert names == {b"some name %d" % number for number in range(kept)}
+
+
 def test_without_finish_nothing_happens(tmp_path: Path) -> None:
     section = create.create_ext3(str(tmp_path / "image"), 16 * MIB, sparse=True).section
     before = Path(section.path).read_bytes()
