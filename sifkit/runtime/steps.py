@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Root(NamedTuple):
     """The new root: ``top``, its host path, open at ``fd``. ``files``: host directory for generated files.
 
-    ``own``: devices on which mount points may be made; never in directories of the host, nor in an image that
-    is its own root.
+    ``own``: devices on which mount points may be made; never in an image that is its own root, nor in directories of
+    the host, where `Bind.points` are all that is made.
     ``skipped``: notes about optional steps left out.
     """
 

@@ -200,6 +200,14 @@ def test_compat_runs_as_docker_does(sifkit: Program, rootfs: Path) -> None:
     assert sorted(rootfs.iterdir()) == before
 
 
+@needs("overlayfs")
+def test_compat_leaves_the_writes_to_an_overlay(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """Apptainer 1.4.5 refuses the two together."""
+    (tmp_path / "changes").mkdir()
+    sifkit.ok("exec", "--compat", "--overlay", f"{tmp_path}/changes", str(rootfs), "touch", "/kept")
+    assert (tmp_path / "changes/upper/kept").exists()
+
+
 def test_the_mask_is_the_callers_unless_told(sifkit: Program, rootfs: Path) -> None:
     """7.6 umask 0000 passed; --no-umask 0022."""
     assert sifkit.ok("exec", str(rootfs), "sh", "-c", "umask", umask=0) == "0000\n"
