@@ -190,6 +190,8 @@ class ExtSink(LayerSink[int]):
 
 def _contents(volume: Volume, tree: Tree, entry: Entry) -> ext_inode.Body:
     """Store the contents of a regular file, holes as holes."""
+    if not entry.size:
+        return ext_inode.NOTHING
     extents = tree.extents(entry)
     if entry.size <= ext_data.AT_ONCE and sum(extent.length for extent in extents) == entry.size:
         data = b"".join(piece for _, piece in pieces(tree, entry, extents))

@@ -49,6 +49,7 @@ class ExtReader:
         self._fd = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
         self._chunks: dict[int, bytes] = {}
         self._tables: dict[int, int] = {}
+        self._last: Inode | None = None
         try:
             self.superblock = superblock.read(self._fd, section.offset)
             self._check()
@@ -99,6 +100,8 @@ class ExtReader:
 
     def inode(self, number: int) -> Inode:
         """Inode ``number``. Raises ExtError when there is no such number or it makes no sense."""
+        if self._last is not None and self._last.number == number:  # asked for several times in a row
+            return self._last
         sb = self.superblock
         if not 1 <= number <= sb.inodes:
             raise ExtError(f"there is no inode {number}")
@@ -111,7 +114,8 @@ class ExtReader:
                 del self._chunks[next(iter(self._chunks))]
             length = min(_TABLE_CHUNK, sb.size - chunk * _TABLE_CHUNK)
             data = self._chunks[chunk] = self._read(chunk * _TABLE_CHUNK, length)
-        return extread_inode.parse(number, data[into : into + sb.inode_size])
+        self._last = extread_inode.parse(number, data[into : into + sb.inode_size])
+        return self._last
 
     def table(self, group: int) -> int:
         """The first block of a group's inode table."""

@@ -274,6 +274,7 @@ def test_rm_of_a_directory_made_again(sifkit: Program, tmp_path: Path) -> None:
 
 
 @needs("userns", "overlayfs")
+@pytest.mark.parametrize("target", ["directory", "sif"], indirect=True)
 def test_the_base_shows_again(sifkit: Program, target: str, rootfs: Path, tmp_path: Path) -> None:
     def run(script: str) -> str:
         return sifkit.ok("exec", "--overlay", target, str(rootfs), "sh", "-c", script)
@@ -333,10 +334,10 @@ def test_killed_anywhere_the_old_or_the_new_is_there(tmp_path: Path, awkward: Pa
         assert run(cli, ["overlay", *words, f"{template}{':/' if 'cp' in words else ''}"]).exit_code == 0
     place = tmp_path / "place"
     seen = set()
-    last = 0
+    last = -1
     alive = True
     while alive:
-        last += 1
+        last += 2
         place.mkdir()
         path = str(place / "o")
         subprocess.run(["cp", "--sparse=always", str(template), path], check=True)

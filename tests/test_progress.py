@@ -16,8 +16,8 @@ progress.MOMENT = float(sys.argv[1])
 
 
 def shows():
-    made = sys.modules.get("rich.live")
-    return made and any(isinstance(thread, made._RefreshThread) for thread in threading.enumerate())
+    made = getattr(sys.modules.get("rich.live"), "_RefreshThread", ())  # it may be being imported
+    return any(isinstance(thread, made) for thread in threading.enumerate())
 
 
 with progress.task("Working on it") as update:
