@@ -31,6 +31,21 @@ say "The base is as it was"
 run 'cat rootfs/usr/share/demo/greeting'
 run 'diff -r --no-dereference pristine rootfs && echo no difference'
 
+say "See what you changed, without a container: added, changed, deleted"
+run 'sifkit overlay diff --base rootfs changes'
+
+say "All changes in one file, for file systems that hate many small ones; 2000 files written into it"
+run 'sifkit overlay create changes.img'
+run 'sifkit exec --overlay changes.img rootfs sh -c "mkdir /data; i=0; while [ \$i -lt 2000 ]; do i=\$((i + 1)); echo \$i > /data/\$i; done"'
+run 'sifkit overlay diff --stat changes.img | head -4'
+run 'sifkit overlay cat changes.img data/1234'
+
+say "Give it away: the changes as one read-only layer, or with the base as one SIF image"
+run 'sifkit overlay freeze --base rootfs changes -o tools.sqfs'
+run 'sifkit exec --overlay tools.sqfs rootfs cat /opt/note'
+run 'sifkit overlay commit changes --base rootfs -o mine.sif'
+run 'sifkit exec mine.sif cat /opt/note'
+
 say "A throwaway run: writes work, and nothing of them survives"
 run 'sifkit exec --writable-tmpfs rootfs sh -c "echo gone soon > /opt-note; cat /opt-note"'
 run 'sifkit exec rootfs ls /opt-note || echo "not there: status $?"'
