@@ -15,13 +15,19 @@ def privileged() -> bool:
     """Whether we are real root here: uid 0 with CAP_SYS_ADMIN, and mount namespaces are allowed (containers)."""
     if os.geteuid() != 0 or without("root"):
         return False
+    return _capable(linux.CAP_SYS_ADMIN)
+
+
+def _capable(capability: int) -> bool:
     with open("/proc/self/status", encoding="utf-8") as file:
         effective = next(line for line in file if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> linux.CAP_SYS_ADMIN & 1)
+    return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
 def enter(uid: int, gid: int, real_root: bool) -> None:
     """Enter a mount namespace, and unless ``real_root`` a user namespace that maps the caller to itself."""
+    # user_namespaces(7), since Linux 5.12; afterwards we have every capability, in there.
+    unmappable = uid == 0 and not real_root and not _capable(linux.CAP_SETFCAP)
     try:
         linux.unshare(linux.CLONE_NEWNS if real_root else linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
         if not real_root:
@@ -29,6 +35,9 @@ def enter(uid: int, gid: int, real_root: bool) -> None:
         # Changes of the host (autofs, CVMFS) are to be seen here, ours never there.
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     except OSError as error:
+        if unmappable:
+            cause = "root without CAP_SETFCAP may not be mapped into one; an ordinary user may"
+            raise Failure("this host does not let you make namespaces", cause, "run it as an ordinary user") from None
         raise refused(error) from None
 
 
