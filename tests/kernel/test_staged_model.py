@@ -11,7 +11,7 @@ from typing import Any
 
 import images
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from images import TESTDATA, Program
 from probes import IS_ROOT, needs
@@ -70,8 +70,18 @@ def run(
     return answer
 
 
+def whole_seconds(told: dict[str, Any]) -> dict[str, Any]:
+    """``told`` without fractions of seconds, which fuse2fs does not show: the kernel does."""
+    tree = {
+        name: [fact // 10**9 if isinstance(fact, int) and fact > 10**9 else fact for fact in facts]
+        for name, facts in told["tree"].items()
+    }
+    return {**told, "tree": tree}
+
+
 @settings(
     max_examples=EXAMPLES, deadline=None, print_blob=True, database=None,
+    phases=(Phase.explicit, Phase.generate),  # shrinking takes minutes; the blob brings a failure back
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(runs=runs)
@@ -90,7 +100,7 @@ def test_a_staged_image_and_a_directory_overlay_hold_the_same(
         if IS_ROOT:
             seen = run(sifkit, f"{image}:ro", base, [], 0, dict(os.environ))
             again = run(sifkit, f"{image}:ro", base, [], 0, ORDINARY)
-            assert seen == again
+            assert whole_seconds(seen) == whole_seconds(again)
         number += len(ops)
         checked = images.run("/usr/sbin/e2fsck", "-fn", image)
         assert checked.returncode == 0, checked.stdout
