@@ -98,6 +98,11 @@ def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
     asked = request.build(verb, given["image"], args or (), given, settings)
     real_root = userns.privileged() and not given["userns"]
     made = plan.build(asked, identity.caller(), environ.of_caller(), real_root)
+    if given["fakeroot"]:
+        from sifkit.runtime import fakeroot
+
+        if text := fakeroot.remark(made):
+            CONSOLE.warning(text) if made.ids else CONSOLE.info(text)
     if given["dry_run"]:
         from sifkit.cli import show_plan
 

@@ -7,6 +7,7 @@ import click
 from sifkit.cli.run_option import Spec
 
 OPTIONS = (
+    Spec(("-f", "--fakeroot"), "Be root in the container: of files that are yours, and of your subordinate ids."),
     Spec(("-p", "--pid"), "Processes of its own: it sees no others, and all end with it."),
     Spec(("--no-pid",), "Not that, where another option implies it."),
     Spec(("--no-init",), "With --pid: the payload is process 1 itself, without our init."),

@@ -41,6 +41,7 @@ def namespaces(given: Given) -> Namespaces:
         hostname=name,
         net=bool(given["net"]),
         userns=bool(given["userns"]),
+        fakeroot=bool(given["fakeroot"]),
     )
 
 

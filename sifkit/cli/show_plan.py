@@ -28,6 +28,7 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
         "image": plan.image,
         "namespaces": ", ".join([*([] if plan.privileged else ["user"]), "mount", *plan.namespaces.describe()]),
         "capabilities": capabilities.describe(plan.capabilities),
+        "ids": plan.ids.describe() if plan.ids else [],
         "layers": plan.stack.describe(),
         "driver": decision.driver,
         "reason": decision.reason,
@@ -43,6 +44,7 @@ def collect(plan: Plan, decision: Decision) -> dict[str, object]:
 
 def _lines(facts: dict[str, object]) -> list[str]:
     lines = [f"image       {facts['image']}", f"namespaces  {facts['namespaces']}"]
+    lines += [f"id          {line}" for line in _list(facts["ids"])]
     lines += [f"capabilities  {facts['capabilities']}", "layers, topmost first:"]
     lines += [f"  {layer}" for layer in _list(facts["layers"])]
     lines += [f"driver      {facts['driver']}: {facts['reason']}"]

@@ -11,11 +11,15 @@ from sifkit.runtime.steps import File, Root
 
 
 class Account(NamedTuple):
-    """``destination``, /etc/passwd or /etc/group of the image, with the caller's lines; covered, not changed."""
+    """``destination``, /etc/passwd or /etc/group of the image, with the caller's lines; covered, not changed.
+
+    ``kept``: as it is, when it knows the caller's name.
+    """
 
     destination: str
     who: Identity
     optional: bool = True
+    kept: bool = False
 
     def is_directory(self) -> bool:
         return False
@@ -24,8 +28,11 @@ class Account(NamedTuple):
         return f"file  {self.destination}  (the image's, with {self.who.name})"
 
     def apply(self, root: Root) -> None:
+        text = _read(root, self.destination)
+        if self.kept and f"\n{self.who.name}:" in f"\n{text}":
+            return
         complete = identity.passwd if self.destination.endswith("passwd") else identity.group
-        File(self.destination, complete(_read(root, self.destination), self.who)).apply(root)
+        File(self.destination, complete(text, self.who)).apply(root)
 
 
 def _read(root: Root, path: str) -> str:

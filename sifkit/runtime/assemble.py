@@ -97,8 +97,9 @@ def assemble(plan: Plan, notify: Notify) -> Assembled:
 
 def _build(plan: Plan, seen: Survey, chosen: on_base.Chosen | None, notify: Notify) -> Assembled:
     """Attach the layers and mount the root; the driver is chosen when that is not done yet."""
-    # Real root sees the owners in an image; everybody else is made owner of all of it.
-    owner = None if plan.privileged else Owner(plan.who.uid, plan.who.gid)
+    # Who has many ids sees the owners in an image; everybody else is made owner of all of it.
+    many = plan.privileged or (plan.ids is not None and plan.ids.ranges)
+    owner = None if many else Owner(plan.who.uid, plan.who.gid)
     layers = (plan.stack.base, *plan.stack.lowers)
     attached = _attach(layers, seen.features, owner)
     for layer, entry in zip(layers, attached, strict=True):
@@ -154,7 +155,7 @@ def _mount(
     decision = chosen.decision
     root, files = f"{SCRATCH}/root", f"{SCRATCH}/files"
     if decision.driver == "bind":
-        attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+        attributes = linux.MOUNT_ATTR_NODEV | (0 if plan.ids else linux.MOUNT_ATTR_NOSUID)
         attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
         try:
             bindmount.bind(attached[0].path, root, attributes, recursive=False)

@@ -32,7 +32,8 @@ def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[St
     own = sorted([*_temporary(mounts), *_home(mounts, who.home)], key=_depth)
     done = [*_system(mounts, request.namespaces), *own, *_scratch(mounts)]
     if accounts:
-        done += [Account("/etc/passwd", who), Account("/etc/group", who)]
+        kept = request.namespaces.fakeroot
+        done += [Account(path, who, kept=kept) for path in ("/etc/passwd", "/etc/group")]
     done += _resolver(mounts.dns)
     if request.namespaces.hostname:
         done.append(File("/etc/hostname", f"{request.namespaces.hostname}\n"))

@@ -33,6 +33,11 @@ def caller() -> Identity:
     return Identity(uid, gid, groups, entry.pw_name, home or entry.pw_dir, entry.pw_shell or "/bin/sh", entry.pw_gecos)
 
 
+def root(who: Identity) -> Identity:
+    """The caller ``who`` as root of a namespace."""
+    return who._replace(uid=0, gid=0, groups=(0,), name="root", home="/root", gecos="root")
+
+
 def passwd(image: str, who: Identity) -> str:
     """``image``'s /etc/passwd with the caller's line replaced or appended (passwd(5))."""
     line = f"{who.name}:x:{who.uid}:{who.gid}:{who.gecos}:{who.home}:{who.shell}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overlay.revision import Revision
     from sifkit.runtime.cgroup import Limits
     from sifkit.runtime.data_image import DataImage
+    from sifkit.runtime.idmap import IdMap
     from sifkit.runtime.request import Layers, Namespaces, OnBase, Request, Staging
     from sifkit.runtime.step import Step
 
@@ -35,7 +36,7 @@ class Plan(NamedTuple):
     no user namespace. ``foreign_base``: owner of a base that the caller could not change, else "". ``on_base``: what
     of our own may be put on it. ``revision``: of the repository that it lies in. ``images``: those of which a step
     shows something. ``capabilities``: those the payload keeps, as bits. ``cgroup``: made for ``limits`` when the run
-    begins.
+    begins. ``ids``: what those of --fakeroot stand for.
     """
 
     verb: str
@@ -61,6 +62,7 @@ class Plan(NamedTuple):
     limits: Limits | None
     capabilities: int
     cgroup: str = ""
+    ids: IdMap | None = None
 
 
 def build(request: Request, who: Identity, host: dict[str, str], privileged: bool) -> Plan:
@@ -69,10 +71,16 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
     _check(request.image, layers)
     if request.cwd and not os.path.isabs(request.cwd):
         raise Failure(f"--cwd {request.cwd}", "it must be an absolute path of the container", "", USAGE)
+    ids: IdMap | None = None
+    if request.namespaces.fakeroot and not privileged:
+        from sifkit.runtime import fakeroot, idmap
+
+        ids = idmap.of_root(who.name, who.uid, who.gid)
+        request, who = fakeroot.of(request, who)
     home = request.mounts.home.destination or (who.home if os.path.isabs(who.home) else "/")
     who = who._replace(home=home)
     cwd = _host_cwd()
-    writable_root = privileged and (layers.in_place or layers.upper is not None)
+    writable_root = (privileged or ids is not None) and (layers.in_place or layers.upper is not None)
     steps = defaults.steps(who, cwd, request, accounts=not writable_root)
     base = layers.base.path if isinstance(layers.base, Directory) else ""
     return Plan(
@@ -82,7 +90,7 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         steps=steps,
         who=who,
         privileged=privileged,
-        foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid),
+        foreign_base="" if privileged or not base else foreign.owner(base, who.uid, who.gid, ids),
         on_base=layers.on_base,
         revision=revision.of(base) if base else None,
         commands=commands(request),
@@ -99,7 +107,8 @@ def build(request: Request, who: Identity, host: dict[str, str], privileged: boo
         wait=request.wait,
         staging=layers.staging,
         limits=request.limits,
-        capabilities=_capabilities(request, privileged),
+        capabilities=_capabilities(request, privileged or ids is not None),
+        ids=ids,
     )
 
 
@@ -175,10 +184,11 @@ def _images(request: Request) -> tuple[DataImage, ...]:
     return tuple(entry for entry in request.mounts.binds if isinstance(entry, DataImage))
 
 
-def _capabilities(request: Request, privileged: bool) -> int:
+def _capabilities(request: Request, root: bool) -> int:
+    """``root``: it is that, of the host or of a namespace."""
     if request.privileges:
-        return request.privileges.of(privileged)
-    return linux.ALL_CAPABILITIES if privileged else 0
+        return request.privileges.of(root)
+    return linux.ALL_CAPABILITIES if root else 0
 
 
 def _umask() -> int:

@@ -93,7 +93,7 @@ class Namespaces(NamedTuple):
     """What the container does not share with the host, besides its mounts.
 
     ``init``: process 1 of the PID namespace is ours, not the payload. ``hostname``: "" for the host's.
-    ``userns``: a user namespace for root, too.
+    ``userns``: a user namespace for root, too. ``fakeroot``: the payload is root, of a user namespace.
     """
 
     pid: bool = False
@@ -103,6 +103,7 @@ class Namespaces(NamedTuple):
     hostname: str = ""
     net: bool = False
     userns: bool = False
+    fakeroot: bool = False
 
     def describe(self) -> list[str]:
         """Their names."""

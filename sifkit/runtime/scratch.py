@@ -23,7 +23,7 @@ _BYTES = 64 << 20
 
 def enter(plan: Plan) -> None:
     """Enter the namespaces and mount the empty tmpfs."""
-    userns.enter(plan.who.uid, plan.who.gid, plan.privileged)
+    userns.enter(plan.who.uid, plan.who.gid, plan.privileged, plan.ids)
     try:
         linux.mount("sifkit", SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0755,size={_BYTES}")
         for name in ("images", "points", "files", "root", "links", "probe"):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from overlay import linux as mounts
 from overlay.failure import Failure
 from overlay.features import without
 from sifkit.runtime import linux
+
+if TYPE_CHECKING:
+    from sifkit.runtime.idmap import IdMap
 
 
 def privileged() -> bool:
@@ -24,14 +28,20 @@ def _capable(capability: int) -> bool:
     return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
-def enter(uid: int, gid: int, real_root: bool) -> None:
-    """Enter a mount namespace, and unless ``real_root`` a user namespace that maps the caller to itself."""
+def enter(uid: int, gid: int, real_root: bool, ids: IdMap | None = None) -> None:
+    """Enter a mount namespace, and unless ``real_root`` a user namespace with ``ids``; None: the caller's, as they are.
+
+    `Failure` when the host refuses.
+    """
     # user_namespaces(7), since Linux 5.12; afterwards we have every capability, in there.
     unmappable = uid == 0 and not real_root and not _capable(linux.CAP_SETFCAP)
     try:
-        linux.unshare(linux.CLONE_NEWNS if real_root else linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
-        if not real_root:
-            _map(uid, gid)
+        if ids is not None and not real_root:
+            _enter_mapped(ids)
+        else:
+            linux.unshare(linux.CLONE_NEWNS if real_root else linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
+            if not real_root:
+                _map(f"{uid} {uid} 1", f"{gid} {gid} 1")
         # Changes of the host (autofs, CVMFS) are to be seen here, ours never there.
         mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
     except OSError as error:
@@ -41,8 +51,25 @@ def enter(uid: int, gid: int, real_root: bool) -> None:
         raise refused(error) from None
 
 
-def _map(uid: int, gid: int) -> None:
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+def _enter_mapped(ids: IdMap) -> None:
+    flags = linux.CLONE_NEWNS | linux.CLONE_NEWUSER
+    if not ids.ranges:
+        linux.unshare(flags)
+        _map(f"0 {ids.uids[0].outside} 1", f"0 {ids.gids[0].outside} 1")
+        return
+    from sifkit.runtime import idmap
+
+    mapper = idmap.start(ids)
+    try:
+        linux.unshare(flags)
+    except OSError:
+        idmap.abandon(mapper)
+        raise
+    idmap.finish(mapper)
+
+
+def _map(uids: str, gids: str) -> None:
+    for name, text in (("setgroups", "deny"), ("uid_map", uids), ("gid_map", gids)):
         descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, text.encode())
