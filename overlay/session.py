@@ -39,7 +39,8 @@ class Record(NamedTuple):
     ``uuid`` and ``superblock``: of the file system as the session knows it (`Identity`). ``inode``: of the image
     file. ``base``: the root that the changes were made on. ``below``: the directories below the overlay, if a later
     process can see them too; NUL between them, topmost first. ``undo``: where a commit of it keeps its undo log.
-    ``host`` to ``job``: the process that uses it, as in `overlay.holder.Holder`.
+    ``host`` to ``job``: the process that uses it, as in `overlay.holder.Holder`. ``ids``: of the user namespace whose
+    ids count in it, "" for one in which the caller's is what it is.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Record(NamedTuple):
     pid_namespace: str
     started: int
     job: str
+    ids: str = ""
 
     @property
     def holder(self) -> holders.Holder:
@@ -107,6 +109,13 @@ class Session(NamedTuple):
         return changed
 
 
+class Caller(NamedTuple):
+    """Whose a session is: ``uid`` on the host; ``ids``: as in `Record`."""
+
+    uid: int
+    ids: str = ""
+
+
 class Identity(NamedTuple):
     """Which image, and as of when: the file's ``inode``, the file system's ``uuid`` in hex, and ``superblock``.
 
@@ -131,21 +140,25 @@ def identity(section: Section) -> Identity:
         os.close(fd)
 
 
-def create(root: str, section: Section, base: str, below: str, pid: int) -> Session:
+def create(
+    root: str, section: Section, base: str, below: str, pid: int, caller: Caller | None = None
+) -> Session:
     """Make an open session for ``section`` below the directory ``root``, of the process ``pid``.
 
-    ``base`` and ``below``: as in `Record`. Not flushed to disk: as long as nothing is in it there is nothing to lose.
+    ``base`` and ``below``: as in `Record`. ``caller``: when this process is in a namespace of other ids.
+    Not flushed to disk: as long as nothing is in it there is nothing to lose.
     Raises OSError, ExtError.
     """
     of = identity(section)
     me = holders.myself(section.path, True)
+    caller = caller or Caller(os.geteuid())
     name = f"{me.host}-{pid}-{os.urandom(3).hex()}"
     path = os.path.join(root, PREFIX + name)
     os.mkdir(path, 0o700)
     record = Record(
         name, OPEN, os.path.abspath(section.path), section.offset, section.size, of.inode, of.uuid, of.superblock, base,
-        below, "", os.geteuid(), me.host, pid, me.command, me.since, me.boot_id, me.pid_namespace, holders.started(pid),
-        me.job,
+        below, "", caller.uid, me.host, pid, me.command, me.since, me.boot_id, me.pid_namespace, holders.started(pid),
+        me.job, caller.ids,
     )  # fmt: skip
     try:
         for part in ("upper", "work"):
@@ -185,7 +198,7 @@ def read(path: str) -> Session | None:
     """The session in the directory ``path``; None when there is none that can be understood and trusted.
 
     Anybody can point at a directory. Only one of the caller's own is believed; root also believes those whose
-    owner the record's directory, ``upper`` and record file agree on.
+    owner the record's directory and file agree on.
     """
     try:
         fd = os.open(f"{path}/{RECORD}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -196,10 +209,12 @@ def read(path: str) -> Session | None:
             os.close(fd)
         if owner not in (os.geteuid(), *([owner] if os.geteuid() == 0 else [])):
             return None
-        for directory in (path, f"{path}/upper"):
-            found = os.lstat(directory)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
-                return None
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
+            return None
+        # With --fakeroot its top may be given to a subordinate id, whom nobody but the owner can have made it.
+        if not stat.S_ISDIR(os.lstat(f"{path}/upper").st_mode):
+            return None
         record = _decode(data)
     except OSError:
         return None
@@ -209,7 +224,7 @@ def read(path: str) -> Session | None:
 def _decode(data: bytes) -> Record | None:
     try:
         fields = flatjson.decode(data)
-        record = Record(**{name: fields[name] for name in Record._fields})
+        record = Record(**{name: fields[name] for name in Record._fields if name in fields or name != "ids"})
     except (ValueError, TypeError, KeyError):
         return None
     right = all(isinstance(value, (int, float) if name in _NUMBERS else str) for name, value in fields.items())

@@ -168,14 +168,14 @@ def clear_away(image: str, one: Session, remove: Callable[[str], None] = session
     remove(one.path)
 
 
-def forget(section: Section, one: Pending) -> None:
-    """Forget a session that is ``done``, or ``lost``."""
+def forget(section: Section, one: Pending, remove: Callable[[str], None] = session.remove) -> None:
+    """Forget a session that is ``done``, or ``lost``; ``remove`` as for `clear_away`."""
     if one.session is not None:
         if one.undo:
             from overlay import commit
 
             commit.discard(one.undo)
-        clear_away(section.path, one.session)
+        clear_away(section.path, one.session, remove)
     elif one.state == "lost":
         session_marker.take_off(section.path, one.name)
 

@@ -94,7 +94,7 @@ def drop(name: str, image: str) -> None:
     """Give the changes of the session NAME up, for good. Its overlay is as it was before that run."""
     from overlay import session_marker, session_pending
     from sifkit.cli.console import CONSOLE
-    from sifkit.runtime import replay
+    from sifkit.runtime import replay, session_work
 
     if image and _reachable(name) is None:  # what is out of reach can still be forgotten here
         session_marker.take_off(image, name)
@@ -104,12 +104,12 @@ def drop(name: str, image: str) -> None:
         try:
             with _locked(one, image, "drop") as section:
                 replay.roll_back(section, CONSOLE)
-                session_pending.clear_away(section.path, _find(name))
+                session_pending.clear_away(section.path, _find(name), session_work.remove)
                 return
         except Failure:
             if one.record.undo:  # its overlay is half written: that comes first
                 raise
-    session_pending.clear_away(one.record.image, one)
+    session_pending.clear_away(one.record.image, one, session_work.remove)
 
 
 @session.command(epilog="Example: sifkit session recover")
@@ -122,7 +122,7 @@ def recover(name: str, image: str) -> None:
     """
     from overlay import session_index, session_pending
     from sifkit.cli.console import CONSOLE
-    from sifkit.runtime import replay
+    from sifkit.runtime import replay, session_work
 
     for one in [_find(name)] if name else session_index.sessions():
         if one.record.holder.alive:
@@ -132,7 +132,7 @@ def recover(name: str, image: str) -> None:
                 replay.roll_back(section, CONSOLE)
                 for found in session_pending.find(section):
                     if found.name == one.record.name and found.state == "done":
-                        session_pending.forget(section, found)
+                        session_pending.forget(section, found, session_work.remove)
         except Failure as failure:
             if name:
                 raise

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def owner(path: str, uid: int, gid: int, ids: IdMap | None = None) -> str:
     """Who owns what user ``uid`` of group ``gid`` could not change in the tree ``path``; "" if nobody.
 
-    Through kernel overlayfs, that is: only these two are mapped in the namespace, or ``ids``, and a copy of a file of another
-    user, or of the user's own with another group, is EACCES or EOVERFLOW. The top directory and its entries are
+    Through kernel overlayfs, that is: only these two are mapped in the namespace, or ``ids``, and a copy of a file of
+    another user, or of the user's own with another group, is EACCES or EOVERFLOW. The top directory and its entries are
     looked at: below them owners rarely differ, and a look at everything would cost more than the run.
     """
     found = [os.stat(path)]

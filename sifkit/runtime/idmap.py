@@ -16,17 +16,16 @@ from overlay.records import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sifkit.runtime.identity import Identity
 
 _PROGRAMS: Final = ("newuidmap", "newgidmap")
 
 
 class Span(NamedTuple):
-    """``count`` ids from ``inside`` on in the namespace are those from ``outside`` on around it."""
+    """``size`` ids from ``inside`` on in the namespace are those from ``outside`` on around it."""
 
     inside: int
     outside: int
-    count: int
+    size: int
 
 
 class IdMap(NamedTuple):
@@ -48,17 +47,17 @@ class IdMap(NamedTuple):
 
     def inside(self, uid: int, gid: int) -> bool:
         """Whether the namespace has both ids."""
-        return any(0 <= uid - span.inside < span.count for span in self.uids) and any(
-            0 <= gid - span.inside < span.count for span in self.gids
+        return any(0 <= uid - span.inside < span.size for span in self.uids) and any(
+            0 <= gid - span.inside < span.size for span in self.gids
         )
 
     def outside_uid(self, uid: int) -> bool:
         """Whether ``uid`` of the host is one of the namespace's."""
-        return any(0 <= uid - span.outside < span.count for span in self.uids)
+        return any(0 <= uid - span.outside < span.size for span in self.uids)
 
     def outside_gid(self, gid: int) -> bool:
         """Whether ``gid`` of the host is one of the namespace's."""
-        return any(0 <= gid - span.outside < span.count for span in self.gids)
+        return any(0 <= gid - span.outside < span.size for span in self.gids)
 
     def describe(self) -> list[str]:
         """A line for each span, for --dry-run."""
@@ -73,7 +72,7 @@ def _lines(kind: str, spans: Sequence[Span]) -> list[str]:
     def some(first: int, count: int) -> str:
         return str(first) if count == 1 else f"{first} to {first + count - 1}"
 
-    return [f"{kind} {some(span.inside, span.count)}: {some(span.outside, span.count)} of the host" for span in spans]
+    return [f"{kind} {some(span.inside, span.size)}: {some(span.outside, span.size)} of the host" for span in spans]
 
 
 def decode(text: str) -> IdMap | None:
@@ -160,6 +159,11 @@ def _run(ids: IdMap, target: int) -> str:
     from overlay import tools
 
     try:
+        if os.geteuid() == 0:  # of somebody else's session: root's own ranges are not asked for
+            for name, spans in (("uid_map", ids.uids), ("gid_map", ids.gids)):
+                with open(f"/proc/{target}/{name}", "wb", buffering=0) as file:
+                    file.write("".join(f"{' '.join(map(str, span))}\n" for span in spans).encode())
+            return "."
         for program, spans in zip(_PROGRAMS, (ids.uids, ids.gids), strict=True):
             words = (str(number) for span in spans for number in span)
             done = tools.run(program, str(target), *words, why="to map subordinate ids")
@@ -177,6 +181,9 @@ def finish(mapper: Mapper) -> None:
     if said != ".":
         hint = "SIFKIT_DEBUG_WITHOUT=subids runs with root alone; sifkit doctor says what the ranges need"
         raise Failure("cannot map the ids that /etc/subuid and /etc/subgid give you", said or "no answer", hint)
+    if os.geteuid() != 0:  # real root is nobody there, unless it takes the place
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
 
 
 def abandon(mapper: Mapper) -> None:

@@ -52,7 +52,7 @@ def replay(section: Section, staging: Staging, enlarge: Enlarge | None, notify: 
         if one.state in ("done", "lost"):
             if one.state == "lost":
                 notify.warning(f"{section.describe()}: {one.describe()}")
-            session_pending.forget(section, one)
+            session_pending.forget(section, one, session_work.remove)
         elif one.state != "waiting" or one.session is None:
             notify.warning(f"{section.describe()}: {one.describe()}")
         elif one.session.record.holder.alive:  # where locks do not work

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from overlay import session, session_commit, session_room
 from overlay.e2fsprogs import ToolError
 from overlay.extread import ExtError
-from overlay.failure import Failure, defect, from_oserror
-from sifkit.runtime import children, userns
+from overlay.failure import Failure, from_oserror
+from sifkit.runtime import idmap, inside
 
 if TYPE_CHECKING:
     from overlay.section import Section
@@ -62,43 +62,29 @@ def in_namespace(
 
     The caller holds the lock exclusively. What lies below the image is taken from the session's record.
     """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _child(one, section, space, notify, brief, force, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as said:
-        text = said.read().decode("utf-8", "surrogateescape")
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        hint = f"sifkit session commit {one.record.name}"
-        raise Failure(brief, f"the commit was killed by signal {os.WTERMSIG(status)}; nothing is lost", hint)
-    if children.exit_code(status) != 0:
-        what, _, rest = text.partition("\0")
-        cause, _, hint = rest.partition("\0")
-        raise Failure(what or brief, cause, hint)
-    return int(text)
-
-
-def _child(
-    one: Session, section: Section, space: Room, notify: Notify, brief: str, force: bool, said: int
-) -> NoReturn:
-    try:
-        userns.enter(os.geteuid(), os.getegid(), userns.privileged())
+    def work() -> str:
         below = one.record.below.split("\0") if one.record.below else None
         if below is not None and not all(os.path.isdir(path) for path in below):
             below = None
-        done = commit(one, section, below, space, notify, brief, force=force)
-        os.write(said, b"%d" % done.section.size)
-        os._exit(0)
-    except Failure as failure:
-        _say(said, failure)
-    except Exception as error:
-        _say(said, defect(error))
-    finally:
-        os._exit(255)
+        return str(commit(one, section, below, space, notify, brief, force=force).section.size)
+
+    try:
+        return int(inside.call(idmap.decode(one.record.ids), work, brief))
+    except inside.Killed as error:
+        hint = f"sifkit session commit {one.record.name}"
+        raise Failure(brief, f"the commit was killed by signal {error.number}; nothing is lost", hint) from None
 
 
-def _say(pipe: int, failure: Failure) -> None:
-    os.write(pipe, "\0".join((failure.brief, failure.cause, failure.hint)).encode("utf-8", "surrogateescape"))
+def remove(path: str) -> None:
+    """Remove the session's directory, also what in it belongs to subordinate ids of the caller."""
+    found = session.read(path)
+    ids = idmap.decode(found.record.ids) if found else None
+    if ids is None:
+        session.remove(path)
+        return
+
+    def work() -> str:
+        session.remove(path)
+        return ""
+
+    inside.call(ids, work, f"cannot remove {path}")

@@ -47,7 +47,7 @@ def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> S
     """Make the session of ``plan`` and mark the image with it. `Failure` when it cannot be done."""
     section = upper.section
     try:
-        made = session.create(seen.place.root, section, plan.image, _lasting(plan), os.getppid())
+        made = session.create(seen.place.root, section, plan.image, _lasting(plan), os.getppid(), _caller(plan))
         session_marker.put(section.path, made.record, made.path)
         session_index.note(made.path)
         _like_the_image(section, made.upper, seen.content)
@@ -65,6 +65,10 @@ def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> S
     notify.debug(f"session: {made.path}")
     lowers = (*([below] if below else []), *plan.stack.lowers)
     return Staged(made, section, plan.stack._replace(upper=Overlay(made.path), lowers=lowers), seen.content)
+
+
+def _caller(plan: Plan) -> session.Caller | None:
+    return session.Caller(plan.ids.caller, plan.ids.encode()) if plan.ids else None
 
 
 def _lasting(plan: Plan) -> str:
