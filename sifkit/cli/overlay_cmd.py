@@ -51,6 +51,7 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("rm", "overlay_edit", "Remove files from it"),
         ("resize", "overlay_mend", "Give an ext3 overlay another size, or more inodes"),
         ("chown", "overlay_mend", "Give the files in it to somebody else"),
+        ("remove", "overlay_remove", "Remove a directory overlay, whoever its files belong to"),
     ),
     "Turn into something else": (
         ("convert", "overlay_convert", "Write it as another kind: directory, ext3, squashfs, SIF"),
@@ -75,6 +76,17 @@ class _Group(click.Group):
                     assert isinstance(found, click.Command)
                     return found
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if not ctx.resilient_parsing and os.geteuid() != 0:
+            from sifkit.cli import subids
+
+            if args[0] not in subids.EXEMPT:
+                ctx.meta[subids.ENTERED] = subids.enter_for(args[1:])
+        return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for rows in TABLE.values() for name, _, _ in rows]

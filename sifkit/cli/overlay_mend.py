@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from overlay.resize import Resized, Wish
     from overlay.section import Section
     from sifkit.image.target import Target
+    from sifkit.runtime.idmap import IdMap
 
 
 def require_writable(target: Target, brief: str) -> None:
@@ -235,6 +236,7 @@ def chown(target: str, owner: str) -> None:
         uid, gid = library.parse_owner(owner)
     except ValueError as error:
         raise click.UsageError(f"--to: {error}") from None
+    uid, gid = _inside(owner, uid, gid)
     brief = f"cannot change the owner of {target}"
     with wording(brief), task(f"Changing the owner of {target}"):
         found = resolve(target)
@@ -244,4 +246,17 @@ def chown(target: str, owner: str) -> None:
                 changed = library.chown_directory(found.path, uid, gid)
             else:
                 changed = library.chown_image(found.section, uid, gid)
-    click.echo(f"{target}: {changed} changed, all of it belongs to {uid}:{gid}")
+    click.echo(f"{target}: {changed} changed, all of it belongs to {'you' if owner == 'me' else f'{uid}:{gid}'}")
+
+
+def _inside(owner: str, uid: int, gid: int) -> tuple[int, int]:
+    """What the ids of the host that ``owner`` names are in the namespace that this command is in, if it is in one."""
+    from sifkit.cli import subids
+
+    ids: IdMap | None = click.get_current_context().meta.get(subids.ENTERED)
+    if ids is None or not owner[0].isdigit():
+        return uid, gid
+    found = ids.from_outside(uid, gid)
+    if found is None:
+        raise Failure(f"cannot give files to {uid}:{gid}", "they are neither you nor your subordinate ids")
+    return found

@@ -59,6 +59,14 @@ class IdMap(NamedTuple):
         """Whether ``gid`` of the host is one of the namespace's."""
         return any(0 <= gid - span.outside < span.size for span in self.gids)
 
+    def from_outside(self, uid: int, gid: int) -> tuple[int, int] | None:
+        """What ``uid`` and ``gid`` of the host are in the namespace; None when they have no ids there."""
+        found = [
+            [span.inside + number - span.outside for span in spans if 0 <= number - span.outside < span.size]
+            for number, spans in ((uid, self.uids), (gid, self.gids))
+        ]
+        return (found[0][0], found[1][0]) if all(found) else None
+
     def describe(self) -> list[str]:
         """A line for each span, for --dry-run."""
         return [*_lines("uid", self.uids), *_lines("gid", self.gids)]

@@ -236,12 +236,12 @@ def _range(ranges: Ranges, who: Identity) -> Finding:
     need = f"subordinate ids in {ranges.file}"
     if ranges.ranges:
         shown = ", ".join(f"{first} to {first + count - 1}" for first, count in ranges.ranges)
-        return Finding("ok", need, f"{shown}; this version of sifkit uses none")
+        return Finding("ok", need, f"{shown}: what --fakeroot makes the other users of")
     if ranges.elsewhere:
         return Finding("ok", need, f"none; nsswitch.conf names another source: {ranges.elsewhere}")
     option = "--add-subuids" if ranges.file.endswith("subuid") else "--add-subgids"
     advice = f"as root: usermod {option} 100000-165535 {who.name} (or another range that nobody has)"
-    return Finding("warn", need, f"none for {who.name}; this version of sifkit uses none", advice)
+    return Finding("warn", need, f"none for {who.name}: with --fakeroot there is root alone, and apt fails", advice)
 
 
 def ready(findings: tuple[Finding, ...]) -> bool:

@@ -41,8 +41,8 @@ WANTED = (
     Wanted("e2fsck", "-V", "an ext3 image whose writer was killed cannot be mended"),
     Wanted("debugfs", "-V", "an ext3 image without upper/ and work/ cannot be made ready"),
     Wanted("mksquashfs", "-version", "no squashfs images can be made; this version of sifkit makes none"),
-    Wanted("newuidmap", "", "subordinate ids cannot be used; this version of sifkit uses none"),
-    Wanted("newgidmap", "", "subordinate ids cannot be used; this version of sifkit uses none"),
+    Wanted("newuidmap", "", "subordinate ids cannot be used: with --fakeroot there is root alone"),
+    Wanted("newgidmap", "", "subordinate ids cannot be used: with --fakeroot there is root alone"),
 )
 
 # fuse2fs before this version lists names without their file type.

@@ -52,7 +52,7 @@ def look(plan: Plan, upper: ExtOverlay, fuse: bool) -> Look:
     if plan.staging.directory and not place.root:
         raise Failure(f"--session-dir {plan.staging.directory} cannot be used", place.why_not, "name another directory")
     refusal = unfit or ("" if place.root else f"no place for a session: {place.why_not}")
-    lower, unpack = _how(content, fuse, plan.who.uid, plan.who.gid, plan.privileged)
+    lower, unpack = _how(content, fuse, not plan.privileged and bool(_others(content, plan)))
     if not lower:
         refusal = refusal or _not_shown(content, plan, fuse)
     return Look(place, content, refusal, lower, unpack)
@@ -84,11 +84,20 @@ def _no_library() -> str:
     return "SIFKIT_DEBUG_WITHOUT says so: no libext2fs" if without("libext2fs") else ""
 
 
-def _how(content: Content, fuse: bool, uid: int, gid: int, privileged: bool) -> tuple[str, bool]:
-    """How the image's content becomes a layer, in words ("": it cannot), and whether by unpacking."""
+def _others(content: Content, plan: Plan) -> list[tuple[int, int]]:
+    """The owners of what is in the image for whom the namespace has no id. Ids in an image are those of the inside."""
+    if plan.ids is None:
+        return sorted(content.owners - {(plan.who.uid, plan.who.gid)})
+    return sorted(pair for pair in content.owners if not plan.ids.inside(*pair))
+
+
+def _how(content: Content, fuse: bool, foreign: bool) -> tuple[str, bool]:
+    """How the image's content becomes a layer, in words ("": it cannot), and whether by unpacking.
+
+    ``foreign``: some of it belongs to others.
+    """
     if content.empty:
         return "the image is empty, so it is no layer", False
-    foreign = not privileged and bool(content.owners - {(uid, gid)})
     if content.inodes <= SMALL_INODES and content.size <= SMALL_BYTES:
         return "the little that is in it is unpacked", True
     if fuse and not foreign:
@@ -101,6 +110,6 @@ def _how(content: Content, fuse: bool, uid: int, gid: int, privileged: bool) -> 
 
 def _not_shown(content: Content, plan: Plan, fuse: bool) -> str:
     if fuse:
-        uid, gid = sorted(content.owners - {(plan.who.uid, plan.who.gid)})[0]
+        uid, gid = _others(content, plan)[0]
         return f"files in it belong to {uid}:{gid}; you could not change them (sifkit overlay chown gives them to you)"
     return f"without FUSE its {content.inodes} files would have to be unpacked"

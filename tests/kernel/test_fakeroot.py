@@ -1,0 +1,153 @@
+"""--fakeroot: root of a user namespace, with subordinate ids and without."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from images import Program, make_overlay_image, run
+from probes import needs, only_root, only_user
+from running import Start
+
+pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs")]
+
+ALONE = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "subids"}
+
+
+@only_user
+@needs("subids")
+def test_root_with_all_that_belongs_to_it(sifkit: Program, rootfs: Path) -> None:
+    """3502: whoami is root."""
+    script = "whoami; id -u; id -g; echo $HOME; cat /proc/self/setgroups; grep -E 'CapEff|NoNewPrivs' /proc/self/status"
+    said = sifkit.ok("exec", "--fakeroot", str(rootfs), "sh", "-c", script).split()
+    assert said[:5] == ["root", "0", "0", "/root", "allow"]
+    assert int(said[6], 16) & 0xFFFF and said[8] == "0"
+
+
+@only_user
+@needs("subids")
+def test_other_users_are_there(sifkit: Program, rootfs: Path, overlay_dir: Path) -> None:
+    """chown, and files that root reads whoever they belong to."""
+    script = """set -e
+    mkdir -m 700 /private; echo secret > /private/file; chown -R 33:34 /private
+    cat /private/file; stat -c %u:%g /private
+    """
+    overlay = ("--overlay", str(overlay_dir))
+    assert sifkit.ok("exec", "-f", *overlay, str(rootfs), "sh", "-c", script) == "secret\n33:34\n"
+    found = os.lstat(overlay_dir / "upper/private")
+    assert found.st_uid != os.getuid() and found.st_uid > 1000
+    # Without it the overlay is read as far as its owners allow, and written beside that.
+    rest = sifkit.ok("exec", *overlay, str(rootfs), "sh", "-c", "cat /private/file || >/own; id -u")
+    assert rest == f"{os.getuid()}\n"
+    again = sifkit.ok("exec", "-f", *overlay, str(rootfs), "sh", "-c", "stat -c %u /own; rm -r /private /own; echo ok")
+    assert again == "0\nok\n"
+
+
+@only_user
+def test_without_subordinate_ids_root_is_alone(sifkit: Program, rootfs: Path) -> None:
+    script = "id -u; cat /proc/self/setgroups; mkdir -m 0 /etc/denied && ls /etc/denied; chown 33 /etc/x || echo no"
+    done = sifkit("exec", "-f", "--writable-tmpfs", str(rootfs), "sh", "-c", script, env=ALONE)
+    assert done.stdout == "0\ndeny\nno\n"
+    assert done.stderr.count("WARNING: --fakeroot has root alone") == 1
+
+
+@only_user
+@needs("subids")
+def test_set_uid_programs_work(sifkit: Program, rootfs: Path) -> None:
+    script = """chmod 4755 /bin/busybox; sed -i 's/^root:[^:]*:/root::/' /etc/passwd
+    printf 'u:x:33:33::/:/bin/sh\\n' >> /etc/passwd; su u -c 'id -u; su -c "id -u"'"""
+    command = ("--writable-tmpfs", str(rootfs), "sh", "-c", script)
+    assert sifkit.ok("exec", "--fakeroot", *command) == "33\n0\n"
+
+
+@only_user
+@needs("subids", "debugfs")
+def test_ext3_overlays_hold_the_ids_of_the_container(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """As Apptainer's do: what was made with --fakeroot belongs to 0, and can be changed without, and back."""
+    image = str(make_overlay_image(tmp_path / "over.img"))
+    command = ("--overlay", image, str(rootfs), "sh", "-c")
+    sifkit.ok("exec", "-f", *command, "mkdir /d; echo a >/d/root; echo b >/d/other; chmod 600 /d/*; chown 33 /d/other")
+    listed = sifkit.ok("overlay", "ls", "-l", image, "d")
+    assert re.search(r" 0 +0 .*root\n", listed) and re.search(r" 33 +0 .*other\n", listed)
+    script = "cat /d/root /d/other; echo c >> /d/other; stat -c %u /d/other"
+    assert sifkit.ok("exec", *command, script) == f"a\nb\n{os.getuid()}\n"
+    assert sifkit.ok("exec", "-f", *command, "cat /d/root /d/other; rm -r /d; ls /").startswith("a\nb\nc\n")
+    assert sifkit("overlay", "ls", image, "d").returncode == 1
+
+
+@only_user
+@needs("subids")
+def test_dry_run_shows_the_ids(sifkit: Program, rootfs: Path) -> None:
+    said = sifkit.ok("exec", "-f", "--dry-run", str(rootfs), "true")
+    assert f"id          uid 0: {os.getuid()} of the host\n" in said
+    assert re.search(r"id          gid 1 to \d+: \d+ to \d+ of the host\n", said)
+
+
+@only_root
+def test_root_is_root_already(sifkit: Program, rootfs: Path) -> None:
+    done = sifkit("-v", "exec", "-f", str(rootfs), "id", "-u")
+    assert (done.stdout, done.returncode) == ("0\n", 0)
+    assert "you are root already" in done.stderr
+
+
+@pytest.fixture
+def left(sifkit: Program, rootfs: Path, overlay_dir: Path) -> Path:
+    """A directory overlay with a closed directory of a subordinate id."""
+    script = "mkdir -m 700 /private; echo secret > /private/file; chown -R 33:34 /private; rm /bin/ls"
+    sifkit.ok("exec", "-f", "--overlay", str(overlay_dir), str(rootfs), "sh", "-c", script)
+    assert not os.access(overlay_dir / "upper/private", os.R_OK)
+    return overlay_dir
+
+
+@only_user
+@needs("subids", "mksquashfs", "unsquashfs")
+def test_what_belongs_to_subordinate_ids_is_seen(sifkit: Program, left: Path, tmp_path: Path) -> None:
+    """Without a --fakeroot run: the commands enter its namespace themselves."""
+    assert sifkit.ok("overlay", "ls", "-R", str(left)).split() == ["bin", "private", "private/file"]
+    assert re.search(r"A file +7 /private/file\nD|A file +7 /private/file\n", sifkit.ok("overlay", "diff", str(left)))
+    assert sifkit.ok("overlay", "cat", str(left), "private/file") == "secret\n"
+    frozen = tmp_path / "frozen.sqfs"
+    sifkit.ok("overlay", "freeze", "-o", str(frozen), "--base", "none", str(left))
+    listed = run("unsquashfs", "-lln", str(frozen)).stdout
+    assert re.search(r"33/34 +7 .*private/file", listed), listed
+    assert os.stat(frozen).st_uid == os.getuid()
+
+
+@only_user
+@needs("subids")
+def test_all_of_it_becomes_the_callers(sifkit: Program, left: Path) -> None:
+    said = sifkit.ok("overlay", "chown", "--to", "me", str(left))
+    assert said.endswith("2 changed, all of it belongs to you\n")
+    assert (left / "upper/private/file").read_text() == "secret\n"
+    assert os.lstat(left / "upper/private").st_uid == os.getuid()
+
+
+@only_user
+@needs("subids")
+def test_it_is_removed_by_one_command(sifkit: Program, left: Path) -> None:
+    assert sifkit("overlay", "remove", str(left)).returncode == 2  # nobody to ask
+    sifkit.ok("overlay", "remove", "--yes", str(left))
+    assert not left.exists()
+
+
+def test_what_is_no_overlay_is_not_removed(sifkit: Program, tmp_path: Path) -> None:
+    (tmp_path / "project/upper").mkdir(parents=True)
+    (tmp_path / "project/thesis.tex").write_text("years")
+    done = sifkit("overlay", "remove", "-y", str(tmp_path / "project"))
+    assert done.returncode == 255 and "thesis.tex" in done.stderr
+    assert sifkit("overlay", "remove", "-y", str(tmp_path / "project/upper")).returncode == 255
+    (tmp_path / "project/thesis.tex").unlink()
+    sifkit.ok("overlay", "remove", "-y", str(tmp_path / "project"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_use_is_not_removed(sifkit: Program, start: Start, rootfs: Path, overlay_dir: Path) -> None:
+    running = start("exec", "--overlay", str(overlay_dir), str(rootfs), "sh", "-c", "echo up; sleep 1000")
+    running.expect("up")
+    done = sifkit("overlay", "remove", "-y", str(overlay_dir))
+    assert done.returncode == 255 and f"{running.pid}" in done.stderr
+    running.signal(signal.SIGTERM)
+    running.end()
