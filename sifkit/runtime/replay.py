@@ -52,6 +52,8 @@ def replay(section: Section, staging: Staging, enlarge: Enlarge | None, notify: 
         if one.state in ("done", "lost"):
             if one.state == "lost":
                 notify.warning(f"{section.describe()}: {one.describe()}")
+            from sifkit.runtime import session_work
+
             session_pending.forget(section, one, session_work.remove)
         elif one.state != "waiting" or one.session is None:
             notify.warning(f"{section.describe()}: {one.describe()}")
