@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from overlay import remove, whiteout
-from overlay.tree import Tree
-from overlay.tree_layer import content
+from overlay.tree import Entry, Tree
+from overlay.tree_layer import Content, content
 
 if TYPE_CHECKING:
     from overlay.ext_write import Writer
@@ -33,32 +33,51 @@ class Found(NamedTuple):
     hidden: bytes | None
 
 
-def find(layer: Tree, path: bytes) -> Found:
-    """What ``layer`` says of ``path``, which is not its top.
+class Finder:
+    """Finds names in ``layer``; each directory on the way is read once, however many names are asked for."""
 
-    Raises FileNotFoundError when it says nothing, NotADirectoryError; both with the part of the path that it is about.
-    """
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    entry, here = layer.top, content(layer, layer.top)
-    hidden = b"/" if here.opaque else None
-    for number, part in enumerate(parts):
-        so_far = b"/" + b"/".join(parts[: number + 1])
-        below = next((found for found in here.entries if found.name == part), None)
-        if number + 1 == len(parts):
-            stored = {found.name: found for found in layer.listdir(entry)}
-            mark = stored.get(whiteout.PREFIX + part)
-            names = [part] if part in stored else []
-            names += [whiteout.PREFIX + part] if mark is not None and not mark.is_directory else []
-            if not names:
+    def __init__(self, layer: Tree) -> None:
+        self._layer = layer
+        self._read: dict[bytes, tuple[Content, dict[bytes, Entry], dict[bytes, Entry]]] = {}
+
+    def _directory(
+        self, path: bytes, entry: Entry, replaced: bool
+    ) -> tuple[Content, dict[bytes, Entry], dict[bytes, Entry]]:
+        """What the directory says, its entries, and all that is stored in it."""
+        found = self._read.get(path)
+        if found is None:
+            here = content(self._layer, entry, replaced)
+            stored = {below.name: below for below in self._layer.listdir(entry)}
+            found = self._read[path] = here, {below.name: below for below in here.entries}, stored
+        return found
+
+    def find(self, path: bytes) -> Found:
+        """What the layer says of ``path``, which is not its top.
+
+        Raises FileNotFoundError when it says nothing, NotADirectoryError; both with the part of the path in question.
+        """
+        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+        here, entries, stored = self._directory(b"", self._layer.top, False)
+        hidden = b"/" if here.opaque else None
+        so_far = b""
+        for number, part in enumerate(parts):
+            parent, so_far = so_far, so_far + b"/" + part
+            below = entries.get(part)
+            if number + 1 == len(parts):
+                mark = stored.get(whiteout.PREFIX + part)
+                names = [part] if part in stored else []
+                names += [whiteout.PREFIX + part] if mark is not None and not mark.is_directory else []
+                if not names:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(so_far))
+                return Found(parent[1:], tuple(names), below.kind if below is not None else "", hidden)
+            if below is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(so_far))
-            return Found(b"/".join(parts[:-1]), tuple(names), below.kind if below is not None else "", hidden)
-        if below is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(so_far))
-        if not below.is_directory:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(so_far))
-        entry, here = below, content(layer, below, part in here.replaced)
-        hidden = so_far if here.opaque else hidden
-    raise ValueError("the top of an overlay is no name in it")
+            if not below.is_directory:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(so_far))
+            replaced = part in here.replaced
+            here, entries, stored = self._directory(so_far, below, replaced)
+            hidden = so_far if here.opaque else hidden
+        raise ValueError("the top of an overlay is no name in it")
 
 
 def forget(overlay: str, found: Found) -> None:

@@ -15,6 +15,7 @@ from sifkit.cli.overlay_convert import converting
 from sifkit.cli.overlay_mend import for_writing, require_writable, wording
 
 if TYPE_CHECKING:
+    from overlay.forget import Finder
     from overlay.forget import Found as Forgotten
     from overlay.layer_write import LayerSink
     from overlay.loss import Losses, Report
@@ -214,6 +215,7 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
     This deletes no file of the image: a program in a container does that. What was changed or added at PATH is
     lost; a name that the overlay deletes comes back.
     """
+    from overlay import forget as library
     from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
@@ -223,7 +225,8 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
         require_writable(found, brief)
         with for_writing(found, brief):
             with targets.layer(found) as layer:
-                known = [(path, _known(layer, target, path, recursive)) for path in paths]
+                finder = library.Finder(layer)
+                known = [(path, _known(finder, target, path, recursive)) for path in paths]
             _forget(found, [what for _, what in known], brief)
             for path, what in known:
                 if what.hidden is not None:
@@ -242,19 +245,18 @@ def _forget(target: Target, known: list[Forgotten], brief: str) -> None:
             library.forget(target.path, what)
         return
     with edit.editing(target.section, brief) as writer:
+        top = edit.upper(writer, brief)
         for what in known:
-            library.forget_in_image(writer, edit.upper(writer, brief), what)
+            library.forget_in_image(writer, top, what)
 
 
-def _known(layer: Tree, target: str, path: str, recursive: bool) -> Forgotten:
-    from overlay import forget as library
-
+def _known(finder: Finder, target: str, path: str, recursive: bool) -> Forgotten:
     shown = escape(os.fsencode(path))
     brief = f"cannot forget {shown} in {target}"
     if not os.fsencode(path).strip(b"/."):
         raise Failure(brief, "that is all of the overlay", "delete the overlay, or name what is in it", 2)
     try:
-        found = library.find(layer, os.fsencode(path))
+        found = finder.find(os.fsencode(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         where = escape(os.fsencode(error.filename))
         cause = f"this overlay says nothing about {where}"
