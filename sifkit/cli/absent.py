@@ -8,8 +8,8 @@ from __future__ import annotations
 from overlay.failure import USAGE, Failure
 
 _LIBRARIES = (
-    "show each library that `ldconfig -p | grep -E '{names}'` lists: --bind LIBRARY:/.singularity.d/libs/NAME; the "
-    "container looks for libraries there. The devices are there; with --contain add --bind {devices}"
+    "--env APPEND_LD_LIBRARY_PATH=/.singularity.d/libs, and --bind LIBRARY:/.singularity.d/libs/NAME for each library "
+    "that `ldconfig -p | grep -E '{names}'` lists. The devices are there; with --contain add --bind {devices}"
 )
 _NVIDIA = _LIBRARIES.format(names="libcuda|libnvidia", devices="/dev/nvidia0,/dev/nvidiactl,/dev/nvidia-uvm")
 _LIMITS = "use --cpus, --memory, --pids-limit and their like, or systemd-run --user --scope with what it can set"

@@ -64,4 +64,20 @@ def not_executable(program: str, error: OSError) -> Failure:
         cause, hint = "arguments and environment are too long", "pass fewer, or --cleanenv"
     else:
         cause, hint = os.strerror(error.errno or 0), "check its execute permission"
+        if error.errno == errno.EACCES and os.stat(program).st_mode & 0o111:  # access(2) denies, too, for a mount
+            cause, hint = _forbidden(program)
     return Failure(f"{program}: cannot be executed in the container", cause, hint, NOT_EXECUTABLE)
+
+
+def _forbidden(program: str) -> tuple[str, str]:
+    """Why what has execute permission may not be executed, and what to do: the mount, or SELinux, says so."""
+    if os.statvfs(program).f_flag & os.ST_NOEXEC:
+        return "its file system is mounted noexec", "keep the image on another file system"
+    try:
+        with open("/sys/fs/selinux/enforce", encoding="utf-8") as file:
+            enforcing = file.read().strip() == "1"
+    except OSError:  # there is none, or its switch is not shown
+        enforcing = False
+    if enforcing:
+        return "Permission denied, perhaps by SELinux", "as root of this host: ausearch -m avc -ts recent"
+    return "Permission denied", "its interpreter may lack execute permission"

@@ -52,6 +52,14 @@ def test_an_environment_that_leaves_no_room(sifkit: Program, bare: Path, tmp_pat
         assert ("arguments and environment are too long" in done.stderr) == (not fits)
 
 
+@needs("unshare")
+def test_programs_where_none_may_be(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    script = f"mount -t tmpfs -o noexec none '{tmp_path}' && cp '{rootfs}/bin/busybox' '{tmp_path}' && "
+    script += f"exec '{sifkit.path}' exec --bind '{tmp_path}:/mnt' '{rootfs}' /mnt/busybox true"
+    done = run("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script)
+    assert (done.returncode, "its file system is mounted noexec" in done.stderr) == (126, True), done.stderr
+
+
 # -- as other programs write them ------------------------------------------------------------------
 
 
