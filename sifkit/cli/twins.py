@@ -11,17 +11,30 @@ from sifkit.cli.console import CONSOLE
 from sifkit.cli.request import PREFIXES
 from sifkit.cli.run_option import Given, Spec, specs
 
+# Variables for options that we lack and whose absence changes the run (`absent`).
+_LACKING = ("NV", "NVCCLI", "ROCM", "FUSEMOUNT", "SECURITY", "APPLY_CGROUPS", "NETNS_PATH", "BLKIO_WEIGHT")
 _TRUE, _FALSE = ("1", "t", "true", "yes", "on"), ("0", "f", "false", "no", "off")
 
 
 def add(verb: str, given: Given, host: Mapping[str, str]) -> None:
     """Put into ``given`` what variables of ``host`` say. The command line wins; what can be repeated is added to it."""
+    for name in (f"{prefix}{key}" for key in _LACKING for prefix in PREFIXES):
+        if host.get(name, "").lower() not in ("", *_FALSE):
+            _say_absent(name)
     for name, spec in _found(verb, host):
         CONSOLE.info(f"{name}={host[name]} stands for {spec.names[-1]}")
         if spec.many:
             given[spec.key] = (*(given[spec.key] or ()), *_several(spec, host[name]))
         elif given[spec.key] is None:
             given[spec.key] = _value(spec, name, host[name])
+
+
+def _say_absent(name: str) -> None:
+    """A warning, not an error: sites set such variables for everybody, needed or not."""
+    from sifkit.cli import absent
+
+    failure = absent.option("--" + name.partition("_")[2].lower().replace("_", "-"))
+    CONSOLE.warning(f"{name} has no effect: {failure}")
 
 
 def in_force(host: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,15 @@ def test_an_option(sifkit: Program, rootfs: Path, name: str) -> None:
     assert "\n  try: " in done.stderr
 
 
+def test_a_variable_for_one_is_a_warning(sifkit: Program, rootfs: Path) -> None:
+    variables = {"APPTAINER_NV": "1", "SINGULARITY_APPLY_CGROUPS": "limits.toml"}
+    done = sifkit("exec", str(rootfs), "true", env={**os.environ, **variables})
+    assert done.returncode == 0
+    assert "WARNING: APPTAINER_NV has no effect: sifkit has no --nv: " in done.stderr
+    assert "WARNING: SINGULARITY_APPLY_CGROUPS has no effect: sifkit has no --apply-cgroups: " in done.stderr
+    assert sifkit("exec", str(rootfs), "true", env={**os.environ, "APPTAINER_NV": "0"}).stderr == ""
+
+
 def test_none_is_there_after_all() -> None:
     there = {name for spec in run_option.specs("shell") for name in spec.names}
     assert not there & set(absent.OPTIONS)
