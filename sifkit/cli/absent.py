@@ -57,7 +57,7 @@ OPTIONS = {
 }
 
 _ASK = "apptainer {name}; what it makes, sifkit runs"
-_SIGN = "apptainer {name}; sifkit sif info shows the signatures of an image, and sifkit sif check whether it is whole"
+_SIGN = "apptainer {name}; sifkit sif list shows the signatures of an image, sifkit sif check whether it is whole"
 _INSTANCE = "sifkit run IMAGE & in a session that stays (tmux, systemd-run --user); signals to it reach the payload"
 
 # Command -> what it is there, what to do instead.
