@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ def list_(as_json: bool) -> None:
     """List your sessions: running ones, and what killed runs have left."""
     from overlay import session_index
 
-    facts = [_facts(one) for one in session_index.sessions()]
+    facts = [_seen(one, partial(_facts, one)) for one in session_index.sessions()]
     if as_json:
         import json
 
@@ -51,15 +52,16 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show the session NAME: whose it is, where it lies, and what it changes."""
     one = _find(name)
-    facts = _facts(one)
+    facts = _seen(one, partial(_facts, one))
+    changes = _seen(one, lambda: list(_changes(one)))
     if as_json:
         import json
 
-        click.echo(json.dumps({**facts, "changes": list(_changes(one))}, indent=2))
+        click.echo(json.dumps({**facts, "changes": changes}, indent=2))
         return
     for key in ("name", "state", "image", "base", "path", "run", "files", "bytes"):
         click.echo(f"{key:<8} {escape(os.fsencode(str(facts[key])))}")
-    for change in _changes(one):
+    for change in changes:
         click.echo(f"{change['change']} {escape(os.fsencode(change['path']))}")
 
 
@@ -140,6 +142,20 @@ def recover(name: str, image: str) -> None:
     for one in session_index.sessions():
         if not one.record.holder.alive:
             click.echo(f"{one.record.name}: not in {escape(os.fsencode(one.record.image))} yet")
+
+
+def _seen(one: Session, look: Callable[[], Any]) -> Any:
+    """What ``look`` returns, plain data, where all that is in the session can be read: of a --fakeroot run inside."""
+    if not one.record.ids or os.geteuid() == 0:
+        return look()
+    import json
+
+    from sifkit.runtime import idmap, inside
+
+    try:
+        return json.loads(inside.call(idmap.decode(one.record.ids), lambda: json.dumps(look()), "cannot look"))
+    except (Failure, inside.Killed):  # the ranges are gone, for instance: what can be seen without them, then
+        return look()
 
 
 def _facts(one: Session) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from images import MIB, Program, make_ext3, make_squash
-from probes import needs
+from probes import needs, only_user
 
 from sifkit import sif
 
@@ -93,6 +93,17 @@ class TestPersistentOverlay:
             words += ["--no-mount", "/etc/group"]
         done = sifkit("exec", *words, str(rootfs), *command)
         assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+    @only_user
+    @needs("subids")
+    def test_7_2_fakeroot(self, sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+        """The rows marked F, with --fakeroot; what they leave is then found without it."""
+        overlays = Overlays(tmp_path)
+        for name, options, command, status in self.ROWS:
+            if not status and "--writable-tmpfs" not in options and not name.startswith("overlay_squashFS"):
+                self.test_7_2(sifkit, rootfs, overlays, ["--fakeroot", *options], command, status)
+        for options, command in ((["DIR"], ["rm", "/dir_overlay"]), (["EXT3"], ["rm", "/ext3_overlay", "/multiple"])):
+            self.test_7_2(sifkit, rootfs, overlays, options, command, 0)
 
     def test_7_2_relative_4270(self, sifkit: Program, rootfs: Path, overlays: Overlays) -> None:
         words = ["--overlay", "dir", "--cwd", "/usr", str(rootfs), "test", "-f", "/dir_overlay"]

@@ -38,6 +38,7 @@ def place(sifkit: Program, start: Start, rootfs: Path, tmp_path: Path, monkeypat
 def left(sifkit: Program) -> dict[str, str]:
     (found,) = json.loads(sifkit.ok("session", "list", "--json"))
     assert os.path.isdir(f"{found['path']}/upper/private") and not os.access(f"{found['path']}/upper/private", os.R_OK)
+    assert (found["files"], found["bytes"]) == (2, 7)  # in spite of that
     return {key: str(found[key]) for key in ("name", "path", "state")}
 
 
@@ -49,6 +50,7 @@ def assert_committed(sifkit: Program, path: str) -> None:
 
 def test_it_is_committed(sifkit: Program, place: Path) -> None:
     found = left(sifkit)
+    assert "A /private/file\n" in sifkit.ok("session", "show", found["name"])
     sifkit.ok("session", "commit", found["name"])
     assert_committed(sifkit, found["path"])
 
