@@ -66,6 +66,7 @@ def test_records_of_another_host_are_told_by_path(tmp_path: Path, monkeypatch: p
 
 def test_records_of_the_dead_are_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # records of other hosts, real or of other tests
     dead = records.myself("x", True)._replace(started=1)
     written = records.write_record(records.Key(1, 5, 0), dead, for_other_hosts=False)
     assert written is not None
