@@ -7,7 +7,7 @@ import stat
 from typing import Final, NamedTuple
 
 from overlay import ext_data, ext_inode, ext_xattr, whiteout
-from overlay.commit_upper import Found, kept_xattrs, look, marked_opaque, nearer
+from overlay.commit_upper import Found, kept_xattrs, look, nearer, replaced
 from overlay.extread import ExtReader
 from overlay.extread_inode import Inode
 from overlay.section import Section
@@ -15,7 +15,7 @@ from overlay.section import Section
 _DIRECT: Final = 12
 _FAST_LINK: Final = 60
 _LONGEST_RECORD: Final = 264
-_MARKS: Final = {mark.encode(): b"y" for mark in (whiteout.KERNEL_MARK, whiteout.ROOT_MARK)}
+_MARKS: Final = {whiteout.KERNEL_MARK.encode(): b"y"}
 _WHITEOUT_LINKS: Final = 60000
 
 
@@ -152,7 +152,7 @@ class _Count:
 
     def _attributes(self, path: bytes, *, opaque: bool) -> None:
         xattrs = kept_xattrs(path)
-        if opaque and (self._room < len(_MARKS) * 40 or marked_opaque(path)):
+        if opaque and (self._room < len(_MARKS) * 40 or replaced(path)):
             xattrs.update(_MARKS)
         if xattrs and ext_xattr.encode(xattrs, self._room, self._block_size)[1]:
             self.blocks += 1

@@ -16,15 +16,17 @@ from overlay.commit_upper import (
     is_shown,
     kept_xattrs,
     look,
-    marked_opaque,
     nearer,
+    replaced,
     same_file,
 )
 from overlay.ext_inode import SECOND, Attributes
 from overlay.ext_write import Writer
 
 UPPER: Final = b"upper"
-_OPAQUE: Final = {mark.encode(): b"y" for mark in (whiteout.KERNEL_MARK, whiteout.ROOT_MARK)}
+# Only the kernel's. fuse2fs lists `trusted.` ones to users who may not read them, and then the kernel cannot copy the
+# directory up (ENODATA); fuse-overlayfs's own it copies up with the directory; fuse-overlayfs reads the kernel's.
+_OPAQUE: Final = {whiteout.KERNEL_MARK.encode(): b"y"}
 _MOST_WHITEOUTS: Final = 60000  # names for one inode
 _BY_DESCRIPTOR: Final = b"/proc/self/fd/"
 
@@ -96,7 +98,7 @@ class Carrier:
     def _merge(self, where: bytes, inside: bytes, inode: int, found: os.stat_result, lowers: Lowers) -> None:
         """A directory that the image has, too."""
         writer = self._writer
-        opaque = marked_opaque(where)
+        opaque = replaced(where)
         was_opaque = whiteout.is_opaque(writer.xattrs(inode))
         xattrs = kept_xattrs(where)
         if was_opaque or (opaque and lowers != []):
@@ -175,7 +177,7 @@ class Carrier:
         else:
             self.added += 1
         xattrs = kept_xattrs(entry.path)
-        if lowers != [] and (covering or marked_opaque(entry.path)):
+        if lowers != [] and (covering or replaced(entry.path)):
             xattrs.update(_OPAQUE)
             lowers = []
         number = writer.mkdir(directory.inode, name, self._attributes(entry.stat, xattrs))

@@ -74,9 +74,18 @@ def kept_xattrs(file: bytes | int) -> dict[bytes, bytes]:
     }
 
 
-def marked_opaque(directory: bytes) -> bool:
+def replaced(directory: bytes) -> bool:
+    """Whether a directory of the upper hides what the image has there.
+
+    Only by the kernel's own mark: of a directory it copies up it takes over the marks of other drivers, as it
+    takes over any attribute, and they say nothing about the copy. (fuse-overlayfs leaves a marker file, too.)
+    """
+    return marked_opaque(directory, (whiteout.KERNEL_MARK,))
+
+
+def marked_opaque(directory: bytes, marks: tuple[str, ...] = whiteout.OPAQUE_MARKS) -> bool:
     """Whether a directory hides what lies below it, in any spelling."""
-    for mark in whiteout.OPAQUE_MARKS:
+    for mark in marks:
         try:
             if os.getxattr(directory, mark, follow_symlinks=False) == _YES:
                 return True

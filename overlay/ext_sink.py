@@ -16,7 +16,7 @@ from overlay.layer_write import LayerSink
 from overlay.loss import Report
 from overlay.tree import DirectoryTree, Entry, Extent, Tree, pieces
 
-_OPAQUE: Final = dict.fromkeys((mark.encode() for mark in whiteout.OPAQUE_MARKS), b"y")
+_OPAQUE: Final = {whiteout.KERNEL_MARK.encode(): b"y"}  # see commit_tree
 _MOST_LINKS: Final = 60000
 
 # (atime, ctime) in nanoseconds of an entry; its mtime is known

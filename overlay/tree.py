@@ -16,6 +16,8 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from overlay.whiteout import OPAQUE_MARKS
+
 KINDS: Final = {
     stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFCHR: "char-device",
     stat.S_IFBLK: "block-device", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket",
@@ -73,6 +75,7 @@ class Tree(abc.ABC):
     """
 
     top: Entry
+    opaque_marks: tuple[str, ...] = OPAQUE_MARKS  # attributes that mean something in it, when it is an upper layer
 
     def __enter__(self) -> Self:
         return self

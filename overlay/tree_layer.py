@@ -41,7 +41,7 @@ def content(tree: Tree, directory: Entry, replaced: bool = False) -> Content:
     """What ``directory`` says; ``replaced``: its parent's `Content` says so of it. Raises as `Tree` does."""
     found = tree.listdir(directory)
     attributes = tree.xattrs(directory)
-    marks = {mark for mark in whiteout.OPAQUE_MARKS if attributes.get(mark.encode()) == b"y"}
+    marks = {mark for mark in tree.opaque_marks if attributes.get(mark.encode()) == b"y"}
     # Nearly every directory has neither: decide that in one pass over it.
     plain = [e for e in found if e[0][:4] != _MARK and (e[1] & _FORMAT != _CHARACTER or e[8])]
     if len(plain) == len(found):

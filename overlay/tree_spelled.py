@@ -33,7 +33,7 @@ _LABEL: Final = b"security.selinux"
 _REFERENCES: Final = (
     b"user.overlay.metacopy", b"trusted.overlay.metacopy", b"user.overlay.redirect", b"trusted.overlay.redirect",
 )  # fmt: skip
-_MARKS: Final = {mark.encode(): b"y" for mark in whiteout.OPAQUE_MARKS}
+_MARKS: Final = {whiteout.KERNEL_MARK.encode(): b"y"}  # why not the others: commit_tree
 
 
 def own(attributes: Mapping[bytes, bytes], name: bytes) -> dict[bytes, bytes]:

@@ -37,7 +37,7 @@ def make_ready(overlay: Overlay, driver: str) -> int:
     last = _read(record)
     changed = 0
     if last != driver or last != "kernel":
-        changed = _normalise(overlay.upper) if os.listdir(overlay.upper) else 0
+        changed = _normalise(overlay.upper, last) if os.listdir(overlay.upper) else 0
     if last != driver:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(record)  # root may have made it
@@ -54,7 +54,14 @@ def _read(record: str) -> str:
         return ""
 
 
-def _normalise(upper: str) -> int:
+def _normalise(upper: str, last: str) -> int:
     from overlay import whiteout  # not for the usual start, which finds nothing to do
 
-    return whiteout.normalise_directory(upper)
+    return whiteout.normalise_directory(upper, whiteout.marks_by(last))
+
+
+def marks(path: str) -> tuple[str, ...]:
+    """The attributes that say "opaque" in the directory overlay ``path``, by who wrote it last."""
+    from overlay import whiteout
+
+    return whiteout.marks_by(_read(f"{path}/{RECORD}"))

@@ -38,6 +38,14 @@ _LONGEST_PATH: Final = 65536
 _UNTYPED, _DIRECTORY, _DEVICE = 0, 2, 3  # file types in directory entries of ext2/3/4
 
 
+def marks_by(driver: str) -> tuple[str, ...]:
+    """The marks that mean something in an upper that ``driver`` wrote last, "" for one that is not known.
+
+    Of a directory that it copies up the kernel takes over the marks of others, as it takes over any attribute.
+    """
+    return (KERNEL_MARK,) if driver == "kernel" else OPAQUE_MARKS
+
+
 def is_whiteout(mode: int, device: tuple[int, int]) -> bool:
     """Whether this is the device that kernel overlayfs reads as "deleted"."""
     return stat.S_ISCHR(mode) and device == (0, 0)
@@ -139,7 +147,7 @@ def _join(parent: bytes, name: bytes) -> bytes:
     return parent + b"/" + name if parent else name
 
 
-def normalise_directory(upper: str) -> int:
+def normalise_directory(upper: str, marks: tuple[str, ...] = OPAQUE_MARKS) -> int:
     """Rewrite every spelling below ``upper`` so that all drivers agree; returns how many were rewritten.
 
     Deleted names become devices 0:0, opaque directories carry both ``user.`` marks (root adds ``trusted.``),
@@ -158,12 +166,12 @@ def normalise_directory(upper: str) -> int:
                 continue
             before = os.lstat(directory)
             try:
-                entries, here = _visit(directory)
+                entries, here = _visit(directory, marks)
             except PermissionError:
                 closed = stat.S_IMODE(before.st_mode)
                 os.chmod(directory, closed | 0o700)
                 waiting.append((directory, closed))
-                entries, here = _visit(directory)
+                entries, here = _visit(directory, marks)
             if here:
                 os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
             changed += here
@@ -175,9 +183,9 @@ def normalise_directory(upper: str) -> int:
     return changed
 
 
-def _visit(directory: bytes) -> tuple[dict[bytes, os.DirEntry[bytes]], int]:
+def _visit(directory: bytes, marks: tuple[str, ...]) -> tuple[dict[bytes, os.DirEntry[bytes]], int]:
     entries = _entries(directory)
-    return entries, _normalise_one(directory, entries)
+    return entries, _normalise_one(directory, entries, marks)
 
 
 @contextlib.contextmanager
@@ -196,10 +204,10 @@ def _entries(directory: bytes) -> dict[bytes, os.DirEntry[bytes]]:
         return {entry.name: entry for entry in found}
 
 
-def _normalise_one(directory: bytes, entries: dict[bytes, os.DirEntry[bytes]]) -> int:
+def _normalise_one(directory: bytes, entries: dict[bytes, os.DirEntry[bytes]], marks: tuple[str, ...]) -> int:
     changed = 0
     opaque = [entry for name, entry in entries.items() if name in OPAQUE_NAMES]
-    if opaque or _has_mark(directory):
+    if opaque or _has_mark(directory, marks):
         changed += mark_opaque(directory)
         for entry in opaque:
             os.unlink(entry.path)
@@ -218,14 +226,14 @@ def _normalise_one(directory: bytes, entries: dict[bytes, os.DirEntry[bytes]]) -
     return changed
 
 
-def _has_mark(directory: bytes) -> bool:
+def _has_mark(directory: bytes, marks: tuple[str, ...]) -> bool:
     try:
         present = os.listxattr(directory, follow_symlinks=False)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
             return False
         raise
-    return any(mark in present and value_of(directory, mark) == _YES for mark in OPAQUE_MARKS)
+    return any(mark in present and value_of(directory, mark) == _YES for mark in marks)
 
 
 def value_of(directory: bytes, mark: str) -> bytes:

@@ -195,9 +195,11 @@ def _changes(one: Session) -> Iterator[dict[str, Any]]:
     from overlay import delta
     from overlay.tree import DirectoryTree
     from overlay.tree_layer import Unreadable
+    from overlay.whiteout import KERNEL_MARK
 
     unreadable: list[Unreadable] = []
     with DirectoryTree(one.upper) as layer:
+        layer.opaque_marks = (KERNEL_MARK,)  # who writes sessions
         for change in delta.changes(layer, None, unreadable):
             yield {"change": change.letter, "path": "/" + os.fsdecode(change.path)}
 

@@ -99,8 +99,11 @@ def _own(found: Target) -> Tree | None:
     if not found.is_directory or os.geteuid() == 0:
         return None
     from overlay.tree_own import OwnTree
+    from overlay.upper import marks
 
-    return OwnTree(os.path.join(found.path, "upper"))
+    tree = OwnTree(os.path.join(found.path, "upper"))
+    tree.opaque_marks = marks(found.path)
+    return tree
 
 
 def archive(stream: IO[bytes], scratch: str) -> Tree:

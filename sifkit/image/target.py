@@ -209,10 +209,13 @@ def _primary(path: str) -> int:
 def _opened(target: Target, text: str, upper: bool) -> Tree:
     from overlay.tree import DirectoryTree
     from overlay.tree_image import ExtTree, SquashTree
+    from overlay.upper import marks
 
     try:
         if target.is_directory:
-            return DirectoryTree(os.path.join(target.path, "upper") if upper else target.path)
+            found = DirectoryTree(os.path.join(target.path, "upper") if upper else target.path)
+            found.opaque_marks = marks(target.path)
+            return found
         if target.kind is Kind.SQUASHFS:
             from sifkit.image.zstd import unzstd
 

@@ -78,7 +78,8 @@ def _change_directory(plan: Plan) -> None:
 
 def _drop(plan: Plan, kept: int) -> None:
     os.umask(plan.umask)
-    if plan.capabilities != linux.ALL_CAPABILITIES:
+    # Who is not root loses them all by execve(2), if nothing is done about it.
+    if plan.capabilities != linux.ALL_CAPABILITIES or os.geteuid() != 0:
         linux.no_new_privs()
         linux.keep_capabilities(plan.capabilities)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on

@@ -58,6 +58,26 @@ def test_converted_into_an_image_it_is_an_overlay(sifkit: Program, rootfs: Path,
     assert said == CHECKED
 
 
+@pytest.mark.parametrize("kind", ["changes.img", "changes/"])
+@needs("mke2fs", "fuse2fs", "fuse-overlayfs")
+def test_a_copied_up_mark_of_another_driver_means_nothing(
+    sifkit: Program, rootfs: Path, changed: Path, tmp_path: Path, kind: str
+) -> None:
+    """The kernel copies the marks of a replaced directory below with it, but for its own: nothing is replaced again."""
+    below = str(tmp_path / "below.img")
+    sifkit.ok("overlay", "convert", str(changed), below)
+    top = f"{tmp_path}/top/{kind}"
+    (tmp_path / "top").mkdir()
+    sifkit.ok("overlay", "create", top)
+    words = ["--overlay", f"{below}:ro", "--overlay", top.rstrip("/"), str(rootfs)]
+    sifkit.ok("exec", *words, "touch", "/usr/more")
+    assert " /usr\n" not in sifkit.ok("overlay", "diff", top).replace("A directory                - /usr\n", "")
+    fuse = {**os.environ, "SIFKIT_OVERLAY_DRIVER": "fuse-overlayfs"} if kind.endswith("/") else dict(os.environ)
+    for env in (dict(os.environ), fuse):
+        said = sifkit.ok("exec", *words, "sh", "-c", "touch /usr/again; ls -A /usr; cat /usr/own", env=env)
+        assert said == "again\nmore\nown\nown\n"
+
+
 @pytest.mark.parametrize("kind", ["new.sif", "new.sqfs", "new/"])
 def test_committed_it_needs_no_overlay(
     sifkit: Program, rootfs: Path, rootfs_squash: Path, changed: Path, tmp_path: Path, kind: str

@@ -11,7 +11,7 @@ from pathlib import Path
 import images
 import pytest
 from images import MIB, Program
-from probes import IS_ROOT, needs
+from probes import IS_ROOT, needs, only_root
 from running import Start
 
 from overlay.create import create_ext3
@@ -231,6 +231,7 @@ def test_an_image_that_may_not_be_written(shop: Shop) -> None:
 # -- no room ---------------------------------------------------------------------------------------------
 
 
+@only_root
 @needs("privileged")
 def test_a_full_disk(sifkit: Program, start: Start, rootfs: Path, tmp_path: Path) -> None:
     """A sparse image on a disk that ends before it does."""

@@ -117,7 +117,7 @@ def test_opaque_directories(section: Section, upper: Path, tmp_path: Path) -> No
     opaque(upper / "fresh")  # the kernel marks every new directory so
     carry(section, upper, base)
     assert names(section) == {b"etc", b"etc/new", b"etc/conf", b"fresh"}
-    assert raw_xattrs(section, b"etc") == {b"user.overlay.opaque": b"y", b"trusted.overlay.opaque": b"y"}
+    assert raw_xattrs(section, b"etc") == {b"user.overlay.opaque": b"y"}
     assert not raw_xattrs(section, b"etc/conf")
     assert not raw_xattrs(section, b"fresh")  # there is nothing it could hide
 
