@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from images import Program
 from probes import needs
-from running import Terminal, status, wait_for
+from running import Terminal, children, status, wait_for
 
 pytestmark = [pytest.mark.kernel, needs("userns")]
 
@@ -196,11 +196,13 @@ def test_job_control_inside_a_shell(outer: Terminal, rootfs: Path, option: str) 
 def test_a_stopped_run_can_be_killed_from_its_shell(outer: Terminal, rootfs: Path) -> None:
     outer.type(f"sifkit exec {rootfs} sleep 1000\n")
     outer.running.named("sleep")
+    (monitor,) = children(outer.running.pid)
     outer.type(CTRL_Z)
     outer.expect("Stopped")
     outer.expect("outer> ")
     outer.type("kill %1\n")
-    wait_for(lambda: len(outer.running.processes()) == 1, "the end of the run")
+    # Not only dead but collected: bash tells of it at the next prompt, and of a zombie it has not heard.
+    wait_for(lambda: not Path(f"/proc/{monitor}").exists(), "bash to collect the run")
     outer.type("\n")
     outer.expect("Exit 143")
     ends(outer)
