@@ -79,8 +79,8 @@ def add(file: str, source: str, datatype: int, alignment: int | None, force: boo
                 start = os.lseek(fd, 0, os.SEEK_CUR)
                 size = os.fstat(fd).st_size - start
                 new = new._replace(extra=_partition(edit, fields, (fd, start, size), force))
-            _say_of_link(edit, fields)
             added = library.add_object(edit, new)
+            _say_of_link(edit, fields)
             if new.data_type == library.DataType.PARTITION and not early:
                 extra = _partition(edit, fields, (edit.fd, added.offset, added.size), force)
                 library.settle(edit, added, extra)

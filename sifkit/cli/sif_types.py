@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.failure import Failure, from_oserror
+from overlay.failure import OURS, Failure, from_oserror
 from sifkit.sif import enums
 
 if TYPE_CHECKING:  # generic since click 8.4, for type checkers alone
@@ -30,7 +30,7 @@ class Numbered(_Number):
         if isinstance(value, int):
             return value
         number = self.words.get(value.lower())
-        if number is None and value.isascii() and value.isdigit():
+        if number is None and value.isascii() and value.isdigit() and len(value) < 6:
             number = int(value) + self.base
         if number not in self.words.values():
             self.fail(f"{value!r} is not one of {self.choices()}", param, ctx)
@@ -80,6 +80,7 @@ _HINTS = {
     "ObjectNotFound": "sifkit sif list FILE shows the IDs",
     "MultipleObjects": "sifkit sif check FILE lists everything that is wrong",
     "PrimaryExists": "--parttype system, then: sifkit sif setprim ID FILE",
+    "HardLinked": "copy the file to another name, and compact the copy",
     "Mislabelled": "--force does it all the same",
 }
 
@@ -87,13 +88,14 @@ _HINTS = {
 @contextmanager
 def failures(brief: str) -> Iterator[None]:
     """Our library's errors as a `Failure` that starts with ``brief``."""
-    from sifkit.sif.errors import SifError
+    from sifkit.sif.errors import BadValue, SifError
 
     try:
         yield
     except SifError as error:
         where = f" (byte {error.offset})" if error.offset is not None else ""
-        raise Failure(brief, error.text + where, _HINTS.get(type(error).__name__, "")) from error
+        code = 2 if isinstance(error, BadValue) else OURS  # a value that does not fit is a wrong command line
+        raise Failure(brief, error.text + where, _HINTS.get(type(error).__name__, ""), code) from error
     except EOFError as error:
         raise Failure(brief, str(error), "the image changed meanwhile; run again") from error
     except OSError as error:

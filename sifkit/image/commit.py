@@ -148,21 +148,7 @@ def _write_sif(base: Base, merged: Tree, told: Any, path: str, report: Report, c
         account = json.dumps(told, indent=2).encode() + b"\n"
         kept.append(NewObject(DataType.GENERIC_JSON, account, PROVENANCE))
         root = sif.partition(fd, FsType.SQUASHFS, PartType.PRIMARY, arch)
-        directory, last = newfile.split(path)
-        beside = f".sifkit-{os.urandom(12).hex()}.new"
-        fresh = os.path.join(directory, beside)
-        newfile.refuse_existing(path)
-        try:
-            sif.create(fresh, [*kept, root], launch=launch)
-            at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                newfile.rename_new(beside, last, at, path)
-            finally:
-                os.close(at)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(fresh)
-            raise
+        sif.create(path, [*kept, root], launch=launch)
     return Made(os.stat(path).st_size, dropped)
 
 

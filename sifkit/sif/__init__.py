@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         BadValue,
         BadVersion,
         Corrupt,
+        HardLinked,
         InUse,
         LockUnavailable,
         Mislabelled,
@@ -102,6 +103,7 @@ __all__ = [
     "Fill",
     "Finding",
     "FsType",
+    "HardLinked",
     "HashType",
     "Header",
     "Image",
@@ -173,8 +175,8 @@ _MODULES = {
     "edit_grow": "grow",
     "enums": "CryptoFormat CryptoMessage DataType FsType HashType PartType SbomFormat arch_code arch_text"
     " data_type_text fs_text hash_text part_text sbom_text",
-    "errors": "BadObject BadValue BadVersion Corrupt InUse LockUnavailable Mislabelled MultipleObjects NotSif"
-    " ObjectNotFound PrimaryExists SifError Signed Truncated WrongObject",
+    "errors": "BadObject BadValue BadVersion Corrupt HardLinked InUse LockUnavailable Mislabelled MultipleObjects"
+    " NotSif ObjectNotFound PrimaryExists SifError Signed Truncated WrongObject",
     "inspection": "Finding check",
     "records": "CryptoExtra Descriptor Header PartitionExtra SbomExtra SignatureExtra",
     "objects": "Fill NewObject architecture partition signature",

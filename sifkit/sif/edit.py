@@ -47,6 +47,7 @@ class Edit:
 
     def __init__(self, path: str, fd: int, table: Table, time: int | None, force: bool) -> None:
         self.path = path
+        self.reached = path  # where other programs find the file: elsewhere while it has no name
         self.fd = fd
         self.header = table.header
         self.objects = {d.slot: d for d in table.objects}

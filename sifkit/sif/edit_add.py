@@ -116,5 +116,5 @@ def _fill(edit: Edit, source: Fill, offset: int) -> int:
     transfer.fill_zeros(edit.fd, offset, min(offset + source.size, edit.length) - offset)
     if os.fstat(edit.fd).st_size < offset + source.size:
         os.ftruncate(edit.fd, offset + source.size)
-    source.write(edit.path, offset)
+    source.write(edit.reached, offset)
     return source.size

@@ -6,16 +6,14 @@ Rejected: moving objects within the file, which no interruption would survive.
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sifkit.sif import transfer
+from sifkit.sif import nameless, transfer
 from sifkit.sif.edit import Edit, editing
-from sifkit.sif.errors import BadValue
+from sifkit.sif.errors import HardLinked
 from sifkit.sif.layout import build_descriptor, build_header
 from sifkit.sif.objects import PARTITION_ALIGNMENT, next_aligned
 from sifkit.sif.reader import Path
@@ -32,8 +30,8 @@ def compact(path: Path, *, time: int | None = None) -> int:
 
     Partitions stay aligned to 4096 bytes where they were. A symbolic link stays and its target is replaced;
     mode, owner and extended attributes are kept. Nothing is written when nothing would change. Raises `InUse`
-    when a container uses any object, `BadValue` for a file with several hard links, `Corrupt`, ``OSError``
-    and the errors of `reader.open`. After any error, the image is as it was.
+    when a container uses any object, `HardLinked`, `Corrupt`, ``OSError`` and the
+    errors of `reader.open`. After any error, the image is as it was.
     """
     name = os.path.realpath(path)
     with editing(name, time=time) as edit:
@@ -45,7 +43,7 @@ def compact(path: Path, *, time: int | None = None) -> int:
         for d in edit.objects.values():
             edit.claim(d)
         if os.fstat(edit.fd).st_nlink > 1:
-            raise BadValue("the file has other hard links, which would keep the old image", path=name)
+            raise HardLinked("the file has other hard links, which would keep the old image", path=name)
         with _replacement(edit.fd, name) as fd:
             _write(edit, fd, header._replace(modified=edit.now), objects, end)
         return edit.length - end
@@ -80,40 +78,21 @@ def _write(edit: Edit, fd: int, header: Header, objects: list[Descriptor], end: 
 @contextmanager
 def _replacement(old: int, path: str) -> Iterator[int]:
     """A nameless new file with the old one's mode, owner and attributes, which becomes ``path`` on success."""
-    directory = os.path.dirname(path)
-    named = os.path.join(directory, f".{os.path.basename(path)}.{secrets.token_hex(4)}")
-    fd = _open_nameless(directory, named)
+    named = nameless.beside(path)
+    fd = nameless.open_nameless(path, named, 0o600)
     try:
         _copy_status(old, fd)
         yield fd
         if os.fstat(fd).st_nlink == 0:
-            _give_name(fd, directory, named)
+            nameless.give_name(fd, named, named)
         os.rename(named, path)
-        _sync_directory(directory)
+        nameless.sync_directory(path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(named)
         raise
     finally:
         os.close(fd)
-
-
-def _open_nameless(directory: str, named: str) -> int:
-    try:
-        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-    return os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def _give_name(fd: int, directory: str, named: str) -> None:
-    # Only with a directory descriptor does os.link use linkat(2), which can follow this link.
-    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.link(f"/proc/self/fd/{fd}", named, src_dir_fd=at, follow_symlinks=True)
-    finally:
-        os.close(at)
 
 
 def _copy_status(old: int, new: int) -> None:
@@ -124,11 +103,3 @@ def _copy_status(old: int, new: int) -> None:
     with suppress(OSError):  # attributes are a convenience: many file systems have none
         for key in os.listxattr(old):
             os.setxattr(new, key, os.getxattr(old, key))
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -76,6 +76,10 @@ class BadObject(SifError):
     """What is to be added cannot be an object: a directory, the image itself, a file that changed meanwhile."""
 
 
+class HardLinked(SifError):
+    """The file has several names; a new file in place of one would leave the others on the old image."""
+
+
 class Mislabelled(BadObject):
     """The bytes of an object are not what they are said to be."""
 

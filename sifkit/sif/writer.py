@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time as clock
 import uuid
 from collections.abc import Iterable
 
+from sifkit.sif import nameless
 from sifkit.sif.edit import Edit
 from sifkit.sif.edit_add import add_object
 from sifkit.sif.enums import NO_ARCH
@@ -35,15 +38,19 @@ def create(path: Path, objects: Iterable[NewObject] = (), *, capacity: int = CAP
 
     ``capacity``: slots of the table, at least 0. ``launch``: launch script, at most 31 bytes. ``id``: None
     for a random one. ``time``: Unix seconds for all times, None for now. ``deterministic``: no ID and no
-    times, unless given. ``mode`` is subject to the umask. On any error there is no file. Raises `BadValue`,
-    `BadObject`, `PrimaryExists` and ``OSError``.
+    times, unless given. ``mode`` is subject to the umask. On any error, and after a kill, there is no file: it gets
+    its name when it is complete. Raises `BadValue`, `BadObject`, `PrimaryExists` and ``OSError``.
     """
     header = _header(capacity, launch, id, time, deterministic)
     name = os.fspath(path)
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    if os.path.lexists(name):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    named = nameless.beside(name)
+    fd = nameless.open_nameless(name, named, mode)
     try:
         os.ftruncate(fd, header.table_end)
         edit = Edit(name, fd, Table(header, (), header.table_end), header.created, True)
+        edit.reached = f"/proc/{os.getpid()}/fd/{fd}"
         for new in objects:
             add_object(edit, new)
         edit.header = edit.header._replace(modified=header.modified)
@@ -51,8 +58,10 @@ def create(path: Path, objects: Iterable[NewObject] = (), *, capacity: int = CAP
         if not edit.objects:
             os.pwrite(fd, build_header(header), 0)
         os.fsync(fd)
+        nameless.give_name(fd, named, name)
     except BaseException:
-        os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(named)
         raise
     finally:
         os.close(fd)

@@ -143,15 +143,6 @@ def test_wrong_command_lines_exit_2(image: str, arguments: list[str]) -> None:
     assert Path(image).read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [["--groupid", "-1"], ["--groupid", str(1 << 28)], ["--link", "-1"]])
-def test_numbers_out_of_range(image: str, tmp_path: Path, arguments: list[str]) -> None:
-    source = tmp_path / "o"
-    source.write_bytes(b"x")
-    before = Path(image).read_bytes()
-    assert failure("add", image, source, "--datatype", "1", *arguments).exit_code == 255
-    assert Path(image).read_bytes() == before
-
-
 @pytest.mark.parametrize("mode", [0o755, 0o444, 0o000])
 def test_new_says_that_the_file_was_not_touched(image: str, mode: int) -> None:
     """B2: siftool truncates it."""

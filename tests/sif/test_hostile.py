@@ -154,7 +154,7 @@ def test_golden_hostile_images(golden: Path) -> None:
     (TABLE + 17, struct.pack("<q", -5), "are impossible"), (TABLE + 25, struct.pack("<q", 2**40), "ends at byte"),
     (TABLE + 17, struct.pack("<q", 32208), "overlaps"),
     (TABLE + 17, struct.pack("<q", 4096), "the table overlaps object 1"),
-    (TABLE + 33, struct.pack("<q", 1), "with padding 1"), (TABLE + 73, b"x" * 128, "name has no end"),
+    (TABLE + 33, struct.pack("<q", 1), "with padding 1"),
     (TABLE + 73, b"a\0b", "follow the end of its name"), (TABLE + 73, b"\x1b[1m", "control characters"),
     (TABLE + 73, b"../x", "path out of"), (TABLE + 73, b"/etc", "path out of"),
     (TABLE + 3 * 585 + 201, struct.pack("<i", 2), "said to be Ext3, and is Squashfs"),
