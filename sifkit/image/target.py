@@ -190,7 +190,7 @@ def base(reference: str) -> Tree:
         raise from_oserror(f"cannot open the image {reference}", error) from None
     if target.found.problem:
         raise Failure(f"cannot use the image {reference}", target.found.problem)
-    return _opened(target, reference, upper=False)
+    return _opened(target, reference, upper=False, base=True)
 
 
 def _primary(path: str) -> int:
@@ -206,14 +206,16 @@ def _primary(path: str) -> int:
     return primary.id
 
 
-def _opened(target: Target, text: str, upper: bool) -> Tree:
+def _opened(target: Target, text: str, *, upper: bool, base: bool = False) -> Tree:
     from overlay.tree import DirectoryTree
     from overlay.tree_image import ExtTree, SquashTree
     from overlay.upper import marks
+    from sifkit.image.base_directory import BaseDirectory
 
     try:
         if target.is_directory:
-            found = DirectoryTree(os.path.join(target.path, "upper") if upper else target.path)
+            kind = BaseDirectory if base else DirectoryTree
+            found = kind(os.path.join(target.path, "upper") if upper else target.path)
             found.opaque_marks = marks(target.path)
             return found
         if target.kind is Kind.SQUASHFS:
