@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +25,11 @@ def rows(quick: bool) -> Iterator[Row]:
     count = 3 if quick else 10
     yield from frozen(mixed("mixed", 10_000), count)
     yield from into_ext3(small("small", 10_000), count)
+    yield kills(small("killed", 300), 10 if quick else 60)
     if not quick:
-        yield from memory(populated("million", 1_000_000))
+        million = populated("million", 1_000_000)
+        yield from memory(million)
+        yield copied(million)
 
 
 def frozen(tree: Path, count: int) -> Iterator[Row]:
@@ -50,6 +55,44 @@ def into_ext3(tree: Path, count: int) -> Iterator[Row]:
     command = afresh(out, "sifkit", "overlay", "convert", str(tree), str(out))
     taken = setting.commands({"ext3": command}, count)["ext3"]
     yield Row("overlay convert, 10000 small files, to ext3", taken, "", None, "<= 2 s", taken <= _SMALL_SECONDS)
+
+
+def kills(tree: Path, count: int) -> Row:
+    """SIGKILL of `overlay freeze` at random moments: nothing or the whole is there; the time of one, check included."""
+    sifkit = str(setting.here().venv / "bin/sifkit")
+    out = setting.here().directory("kills")
+    command = [sifkit, "overlay", "freeze", "--reproducible", str(tree), "-o"]
+    begin = time.perf_counter()
+    setting.run([*command, str(tree / "whole.sqfs")])
+    usual = time.perf_counter() - begin
+    whole = (tree / "whole.sqfs").read_bytes()
+    chance = random.Random(1)
+    killed = there = 0
+    begin = time.perf_counter()
+    for _ in range(count):
+        nothing = subprocess.DEVNULL
+        freeze = subprocess.Popen([*command, str(out / "new")], stdin=nothing, stdout=nothing, stderr=nothing)
+        time.sleep(chance.random() * usual * 1.2)
+        freeze.kill()
+        killed += freeze.wait() == -signal.SIGKILL
+        if left := [path.name for path in out.iterdir()]:
+            assert left == ["new"]
+            assert (out / "new").read_bytes() == whole
+            (out / "new").unlink()
+            there += 1
+    each = (time.perf_counter() - begin) / count
+    name = f"overlay freeze: {count} times, {killed} killed, {there} whole, nothing else left"
+    return Row(name, each, "", None, "none broken", killed > 0)
+
+
+def copied(tree: Path) -> Row:
+    """The largest resident size, in bytes instead of seconds, of copying that many files into an image."""
+    image = setting.here().scratch / "million-copied.img"
+    words = ["create", "--sparse", "--size", "4G", "--inodes", "1100000", str(image)]
+    setting.run(setting.here().sifkit("overlay", *words))
+    size = peak(setting.here().sifkit("overlay", "cp", "-r", str(tree / "upper"), f"{image}:/copy"))
+    image.unlink()
+    return Row(f"1000000 files, cp into ext3: {size // images.MIB} MiB", 0.0, "", None, "<= 200 MiB", size <= _MEMORY)
 
 
 def memory(tree: Path) -> Iterator[Row]:

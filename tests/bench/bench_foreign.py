@@ -15,21 +15,12 @@ from typing import NamedTuple
 
 import images
 import setting
+import work
 from row import Row
 
 MS, MICROSECOND = 0.001, 0.000001
 PHASES = ("create", "delete", "untar")
-WORK = """
-mkdir /usr/share/io && cd /usr/share/io && echo begin
-i=0
-while [ $i -lt 100 ]; do
-    mkdir $i; j=0
-    while [ $j -lt 100 ]; do echo line > $i/$j; j=$((j+1)); done
-    i=$((i+1))
-done
-echo create
-rm -rf /usr/share/io/*
-echo delete
+WORK = f"""{work.CREATE}{work.DELETE}
 tar -xf /tree.tar -C /usr/share/io
 echo untar
 """
@@ -76,7 +67,7 @@ def rows(quick: bool) -> Iterator[Row]:
     made = images.CvmfsHosts(repository(here.scratch / "repository"))
     who = (here.user.pw_uid, here.user.pw_gid)
     hosts = Hosts(made.foreign(*who), made.own(*who))
-    yield from work(hosts, 2 if quick else 7)
+    yield from writing(hosts, 2 if quick else 7)
     yield from listing(hosts.foreign, 3 if quick else 15)
     yield start(hosts, 2 if quick else 8)
     for count in (8_000,) if quick else (8_000, 200_000):
@@ -108,9 +99,7 @@ def fill(top: Path, count: int) -> None:
 
 def inside(host: images.CvmfsHost, command: list[str], phases: int) -> list[float]:
     """Seconds of each phase of ``command``, which says when one is done."""
-    import bench_io
-
-    return bench_io.timed(["env", *variables(), *host.command(*command)], phases)
+    return work.timed(["env", *variables(), *host.command(*command)], phases)
 
 
 def variables() -> list[str]:
@@ -121,7 +110,7 @@ def sifkit() -> str:
     return str(setting.here().venv / "bin/sifkit")
 
 
-def work(hosts: Hosts, count: int) -> list[Row]:
+def writing(hosts: Hosts, count: int) -> list[Row]:
     """Creating, deleting and unpacking inside, over the foreign base and over one's own."""
     taken: dict[str, list[list[float]]] = {"foreign": [], "own": []}
     for turn in range(count + 1):

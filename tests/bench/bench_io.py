@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
 import setting
+import work
 from row import Row
 
 Command = Callable[[int], list[str]]  # given the number of the run
@@ -17,20 +15,10 @@ Command = Callable[[int], list[str]]  # given the number of the run
 PHASES = ("create", "read", "delete")
 MOST = 1.15
 
-# Says when each phase is done; the time is taken outside, because busybox has no fine clock.
-WORK = """
-mkdir /usr/share/io && cd /usr/share/io && echo begin
-i=0
-while [ $i -lt 100 ]; do
-    mkdir $i; j=0
-    while [ $j -lt 100 ]; do echo line > $i/$j; j=$((j+1)); done
-    i=$((i+1))
-done
-echo create
+WORK = f"""{work.CREATE}
 for file in */*; do read line < $file; done
 echo read
-rm -rf /usr/share/io/*
-echo delete
+{work.DELETE}
 rmdir /usr/share/io
 """
 
@@ -121,32 +109,10 @@ def alternate(given: dict[str, Command], count: int) -> dict[str, dict[str, floa
     taken: dict[str, list[list[float]]] = {name: [] for name in given}
     for turn in range(count + 1):
         for name, command in given.items():
-            phases = timed(command(turn))
+            phases = work.timed(command(turn), len(PHASES))
             if turn:
                 taken[name].append(phases)
     return {
         name: {phase: median(times[index] for times in runs) for index, phase in enumerate(PHASES)}
         for name, runs in taken.items()
     }
-
-
-def timed(command: Sequence[str], phases: int = len(PHASES)) -> list[float]:
-    """Seconds of each of the ``phases`` of one run, which says a line before the first and after each."""
-    here = setting.here()
-    with subprocess.Popen(
-        command,
-        env=here.environment,
-        cwd=here.scratch,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        moments = [time.perf_counter() for _ in running.stdout]
-        said = running.stderr.read()
-    if running.returncode != 0 or len(moments) != phases + 1:
-        raise RuntimeError(f"{' '.join(command[:8])}...: status {running.returncode}\n{said}")
-    return [later - earlier for earlier, later in pairwise(moments)]
