@@ -28,6 +28,7 @@ PACKAGES = {
     "unsquashfs": "squashfs-tools",
     "newuidmap": "uidmap",
     "newgidmap": "uidmap",
+    "getsubids": "uidmap",
     "fusermount3": "fuse3",
 }
 

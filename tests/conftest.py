@@ -14,7 +14,7 @@ import leftovers
 import probes
 import pytest
 
-pytest_plugins = ["images", "foreign", "layers"]
+pytest_plugins = ["images", "foreign", "layers", "real_images"]
 
 LIMIT = 180  # seconds; a hung payload must not hang the gate
 

@@ -1,7 +1,7 @@
-"""A Debian root file system with apt, as debootstrap's minbase, made of the files of the host's own packages.
+"""Debian root file systems of the files of the host's own packages: debootstrap's minbase, and one without a shell.
 
-Taken from what is installed here and not from a mirror, it needs no network and two seconds. Owned by the caller, who
-is root in a --fakeroot run. Next to it is a repository with one real package to be installed.
+Taken from what is installed here and not from a mirror, they need no network and two seconds. Owned by the caller, who
+is root in a --fakeroot run. In the minbase is a repository with one real package to be installed.
 """
 
 from __future__ import annotations
@@ -11,30 +11,26 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import probes
 import pytest
 
 _INFO = Path("/var/lib/dpkg/info")
-_ROOTS = ("apt", "passwd", "base-files", "base-passwd", "debian-archive-keyring")
+_MINBASE = ("apt", "passwd", "base-files", "base-passwd", "debian-archive-keyring")
+_WITHOUT_SHELL = ("coreutils", "libc-bin")  # libc-bin: ldconfig, a static program, and scripts without their shell
 _LEFT_OUT = re.compile(r"/usr/share/(doc|man|locale|info|lintian|bug)/|/usr/lib/[^/]+/gconv/|/boot/")
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
-def make(out: Path) -> Path:
-    """The root file system ``out``."""
-    packages = _closure()
-    for name in _MERGED:
-        if os.path.islink(f"/{name}"):
-            (out / "usr" / name).mkdir(parents=True, exist_ok=True)
-            (out / name).symlink_to(f"usr/{name}")
+def make(out: Path, *more: str) -> Path:
+    """The minbase ``out``, with the packages ``more`` where the host has them."""
+    packages = _closure([*_essential(), *_MINBASE, *more])
+    _unpack(packages, out)
     info = out / "var/lib/dpkg/info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     for name in packages:
-        for path in _files(name):
-            if not _LEFT_OUT.search(f"{path}/"):
-                _copy(path, out)
         for file in [*_INFO.glob(f"{name}.*"), *_INFO.glob(f"{name}:*")]:
             shutil.copy(file, info)
     for name in os.listdir("/etc/alternatives"):
@@ -52,9 +48,26 @@ def make(out: Path) -> Path:
     for path in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists/partial", "repository",
                  "var/cache/apt/archives/partial", "var/log/apt", "var/lib/dpkg/updates"):  # fmt: skip
         (out / path).mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def make_without_shell(out: Path) -> Path:
+    """Coreutils and the C library, and no shell, as images of one program have it."""
+    _unpack(_closure(_WITHOUT_SHELL), out)
+    return out
+
+
+def _unpack(packages: Iterable[str], out: Path) -> None:
+    for name in _MERGED:
+        if os.path.islink(f"/{name}"):
+            (out / "usr" / name).mkdir(parents=True, exist_ok=True)
+            (out / name).symlink_to(f"usr/{name}")
+    for name in packages:
+        for path in _files(name):
+            if not _LEFT_OUT.search(f"{path}/"):
+                _copy(path, out)
     for path in ("tmp", "proc", "sys", "dev", "root"):
         (out / path).mkdir(exist_ok=True)
-    return out
 
 
 def add_repository(root: Path, package: str) -> None:
@@ -73,19 +86,26 @@ def add_repository(root: Path, package: str) -> None:
     )
 
 
-def _closure() -> dict[str, str]:
-    """The essential packages, `_ROOTS` and all that they depend on, each with its stanza of the status file."""
+def _installed() -> dict[str, str]:
     stanzas = Path("/var/lib/dpkg/status").read_text(errors="replace").split("\n\n")
-    installed = {_field(text, "Package"): text.strip() for text in stanzas if "Status: install ok installed" in text}
+    return {_field(text, "Package"): text.strip() for text in stanzas if "Status: install ok installed" in text}
+
+
+def _essential() -> list[str]:
+    return [name for name, text in _installed().items() if _field(text, "Essential") == "yes"]
+
+
+def _closure(roots: Iterable[str]) -> dict[str, str]:
+    """The packages ``roots`` and all that they depend on, each with its stanza of the status file."""
+    installed = _installed()
     provided = {
         word.split()[0]: name
         for name, text in installed.items()
         for word in _field(text, "Provides").split(",")
         if word
     }
-    essential = [name for name, text in installed.items() if _field(text, "Essential") == "yes"]
     found: dict[str, str] = {}
-    waiting = [*essential, *_ROOTS]
+    waiting = list(roots)
     while waiting:
         name = waiting.pop()
         name = name if name in installed else provided.get(name, "")

@@ -53,8 +53,15 @@ OPTIONS = {
     "--underlay": ("makes mount points without overlayfs", "leave it out: sifkit does so where overlayfs is missing"),
     "--nocolor": ("prints without colour", "leave it out: sifkit prints errors without colour"),
     "--config": ("is Apptainer's configuration file", "sifkit has its own: docs/configuration.md"),
+    "--runscript-timeout": (
+        "limits how long the image's scripts may take",
+        "leave it out: sifkit waits for them; Ctrl-C and signals end it, and so does: timeout 60 sifkit ...",
+    ),
     "--build-config": ("is for building", "apptainer build"),
 }
+
+# Of the program itself, before the command; behind it -c is --contain.
+_SHORT = {"-c": "--config"}
 
 _ASK = "apptainer {name}; what it makes, sifkit runs"
 _SIGN = "apptainer {name}; sifkit sif list shows the signatures of an image, sifkit sif check whether it is whole"
@@ -86,6 +93,7 @@ COMMANDS = {
 
 def option(name: str) -> Failure | None:
     """What to say of the option ``name``; None when Apptainer does not have it either."""
+    name = _SHORT.get(name, name)
     if name not in OPTIONS:
         return None
     what, instead = OPTIONS[name]

@@ -1,8 +1,8 @@
 """Which ids of the host the ids in a user namespace stand for, and how --fakeroot gets more than the caller's own.
 
 An ordinary user may map one id by himself: his own, to any. More come from ranges that root has given him in
-/etc/subuid and /etc/subgid (subuid(5)), and are mapped by newuidmap(1) and newgidmap(1), which are set-uid. These must
-run outside the namespace, so a child of ours that was forked before it waits for the word.
+/etc/subuid and /etc/subgid (subuid(5)), or where nsswitch.conf says, and are mapped by newuidmap(1) and newgidmap(1),
+which are set-uid. These must run outside the namespace, so a child of ours, forked before it, waits for the word.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def of_root(name: str, uid: int, gid: int) -> IdMap:
 
     if features.without("subids"):
         return alone._replace(note="SIFKIT_DEBUG_WITHOUT says so")
-    users, groups = (subordinate(f"/etc/sub{kind}", name, uid).ranges for kind in ("uid", "gid"))
-    users = tuple(span for span in users if span[1] > 0)
-    groups = tuple(span for span in groups if span[1] > 0)
+    found = [subordinate(f"/etc/sub{kind}", name, uid) for kind in ("uid", "gid")]
+    users, groups = (tuple(span for span in one.ranges if span[1] > 0) for one in found)
     if not users or not groups:
         missing = " and ".join(f"/etc/sub{kind}" for kind, has in (("uid", users), ("gid", groups)) if not has)
-        return alone._replace(note=f"{missing} gives {name} no ids")
+        source = f", with {found[0].elsewhere} of nsswitch.conf," if found[0].elsewhere else ""
+        return alone._replace(note=f"{missing}{source} gives {name} no ids")
     lacking = [program for program in _PROGRAMS if tools.find(program) is None]
     if lacking:
         return alone._replace(note=f"{' and '.join(lacking)} (package uidmap) is missing")

@@ -236,9 +236,12 @@ def _range(ranges: Ranges, who: Identity) -> Finding:
     need = f"subordinate ids in {ranges.file}"
     if ranges.ranges:
         shown = ", ".join(f"{first} to {first + count - 1}" for first, count in ranges.ranges)
-        return Finding("ok", need, f"{shown}: what --fakeroot makes the other users of")
+        source = f" (from {ranges.elsewhere}, as nsswitch.conf says)" if ranges.elsewhere else ""
+        return Finding("ok", need, f"{shown}{source}: what --fakeroot makes the other users of")
     if ranges.elsewhere:
-        return Finding("ok", need, f"none; nsswitch.conf names another source: {ranges.elsewhere}")
+        lacks = f"none, nor from {ranges.elsewhere} of nsswitch.conf: with --fakeroot there is root alone"
+        advice = f"ask who keeps {ranges.elsewhere} for a range; it is read by getsubids (uidmap 4.13 or later)"
+        return Finding("warn", need, lacks, advice)
     option = "--add-subuids" if ranges.file.endswith("subuid") else "--add-subgids"
     advice = f"as root: usermod {option} 100000-165535 {who.name} (or another range that nobody has)"
     return Finding("warn", need, f"none for {who.name}: with --fakeroot there is root alone, and apt fails", advice)

@@ -95,7 +95,7 @@ def _map_problem(path: str) -> str:
 
 
 class Ranges(NamedTuple):
-    """Subordinate ids of one user in ``file``: (first, count) each. ``elsewhere``: source that nsswitch.conf names."""
+    """Subordinate ids of one user: (first, count) each, of ``file`` or of ``elsewhere``, as nsswitch.conf names it."""
 
     file: str
     ranges: tuple[tuple[int, int], ...]
@@ -103,14 +103,28 @@ class Ranges(NamedTuple):
 
 
 def subordinate(file: str, name: str, uid: int, nsswitch: str = "/etc/nsswitch.conf") -> Ranges:
-    """The ranges that ``file`` (subuid(5), subgid(5)) gives to the user ``name`` or ``uid``."""
+    """The ranges that ``file`` (subuid(5), subgid(5)) gives to the user ``name`` or ``uid``.
+
+    Where it gives none and ``nsswitch`` has ``subid:`` with another source, getsubids(1) is asked, which reads that as
+    newuidmap(1) will.
+    """
     found = []
     for line in _lines(file):
         fields = line.strip().split(":")
         if len(fields) == 3 and fields[0] in (name, str(uid)) and fields[1].isdigit() and fields[2].isdigit():
             found.append((int(fields[1]), int(fields[2])))
     sources = [line.partition(":")[2].strip() for line in _lines(nsswitch) if line.startswith("subid:")]
-    return Ranges(file, tuple(found), next((source for source in sources if source != "files"), ""))
+    elsewhere = next((source for source in sources if source != "files"), "")
+    return Ranges(file, tuple(found) or (_asked(file, name) if elsewhere else ()), elsewhere)
+
+
+def _asked(file: str, name: str) -> tuple[tuple[int, int], ...]:
+    """What getsubids(1) says of ``name``: lines ``INDEX: NAME FIRST COUNT``. None where it is missing or knows none."""
+    if tools.find("getsubids") is None:
+        return ()
+    kind = ("-g",) if file.endswith("subgid") else ()
+    said = tools.run("getsubids", *kind, name, why="to find subordinate ids").out
+    return tuple((int(first), int(count)) for first, count in re.findall(r"^\d+: .* (\d+) (\d+)$", said, re.MULTILINE))
 
 
 def _lines(path: str) -> list[str]:

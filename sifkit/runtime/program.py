@@ -64,7 +64,9 @@ def not_executable(program: str, error: OSError) -> Failure:
         cause, hint = "arguments and environment are too long", "pass fewer, or --cleanenv"
     else:
         cause, hint = os.strerror(error.errno or 0), "check its execute permission"
-        if error.errno == errno.EACCES and os.stat(program).st_mode & 0o111:  # access(2) denies, too, for a mount
+        if os.path.isdir(program):  # execve(2) says EACCES of it
+            cause, hint = os.strerror(errno.EISDIR), "name a program in it"
+        elif error.errno == errno.EACCES and os.stat(program).st_mode & 0o111:  # access(2) denies, too, for a mount
             cause, hint = _forbidden(program)
     return Failure(f"{program}: cannot be executed in the container", cause, hint, NOT_EXECUTABLE)
 

@@ -133,7 +133,8 @@ class File(NamedTuple):
         return False
 
     def describe(self) -> str:
-        return f"file  {self.destination}  ({len(self.content.splitlines())} lines)"
+        count = len(self.content.splitlines())
+        return f"file  {self.destination}  ({count} line{'' if count == 1 else 's'})"
 
     def apply(self, root: Root) -> None:
         path = f"{root.files}/{self.destination.strip('/').replace('/', '-')}"

@@ -24,6 +24,17 @@ def test_an_option(sifkit: Program, rootfs: Path, name: str) -> None:
     assert "\n  try: " in done.stderr
 
 
+def test_its_short_name(sifkit: Program, rootfs: Path) -> None:
+    """-c FILE before the command is not the --contain of exec."""
+    done = sifkit("-c", "/etc/apptainer/apptainer.conf", "exec", str(rootfs), "true")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "sifkit: sifkit has no --config: in Apptainer it is Apptainer's configuration file",
+    )
+    assert "\n  try: sifkit has its own: docs/configuration.md" in done.stderr
+    sifkit.ok("exec", "-c", str(rootfs), "true")
+
+
 def test_a_variable_for_one_is_a_warning(sifkit: Program, rootfs: Path) -> None:
     variables = {"APPTAINER_NV": "1", "SINGULARITY_APPLY_CGROUPS": "limits.toml"}
     done = sifkit("exec", str(rootfs), "true", env={**os.environ, **variables})

@@ -27,11 +27,10 @@ SAID = ["Hello, world!", "install ok installed", "mail:mail", "65534"]
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root file system, owned by the caller."""
-    root = debian.make(tmp_path_factory.mktemp("debian") / "root")
-    debian.add_repository(root, "hello")
-    return root
+def base(minbase: Path) -> Path:
+    """The minbase, owned by the caller."""
+    debian.add_repository(minbase, "hello")
+    return minbase
 
 
 @pytest.mark.parametrize("kind", ["directory", "memory", "ext3"])

@@ -89,6 +89,10 @@ def test_a_program_that_cannot_be_executed_is_126(sifkit: Program, image: str, n
     assert name in refused(sifkit("exec", image, name), NOT_EXECUTABLE)
 
 
+def test_a_directory_is_said_to_be_one(sifkit: Program, image: str) -> None:
+    assert "Is a directory" in refused(sifkit("exec", image, "/usr"), NOT_EXECUTABLE)
+
+
 def test_what_is_not_executable_does_not_hide_what_is_later_in_the_path(sifkit: Program, plain: Path) -> None:
     (plain / "usr/sbin").mkdir()
     (plain / "usr/sbin/ls").write_text("not executable")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from probes import needs
+from probes import needs, only_user
 
 from overlay.features import Features
 from sifkit.runtime import identity, preflight, preflight_programs
@@ -193,6 +193,48 @@ def test_ranges_are_found_by_name_and_by_number(tmp_path: Path) -> None:
     ranges = preflight_programs.subordinate(str(table), "ann", 1000, str(nsswitch))
     assert ranges == Ranges(str(table), ((100000, 65536), (300000, 10)), "sss")
     assert preflight_programs.subordinate(str(tmp_path / "none"), "ann", 1000, str(tmp_path / "none")).ranges == ()
+
+
+@pytest.mark.parametrize(("source", "asked"), [("sss", True), ("files", False)])
+def test_where_nsswitch_names_another_source_getsubids_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, asked: bool
+) -> None:
+    """In its place is a program that says what getsubids(1) would of a directory service."""
+    from overlay import tools
+
+    (tmp_path / "getsubids").write_text(
+        '#!/bin/sh\ntest "$1" = -g && echo "0: $2 500000 65536" && exit\n'
+        'echo "0: $1 400000 65536"; echo "1: $1 900000 10"\n'
+    )
+    (tmp_path / "getsubids").chmod(0o755)
+    (tmp_path / "nsswitch").write_text(f"subid: {source}\n")
+    monkeypatch.setattr(tools, "_paths", {})
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = [
+        preflight_programs.subordinate(f"{tmp_path}/sub{kind}", "ann", 1000, f"{tmp_path}/nsswitch").ranges
+        for kind in ("uid", "gid")
+    ]
+    assert found == ([((400000, 65536), (900000, 10)), ((500000, 65536),)] if asked else [(), ()])
+
+
+@needs("getsubids")
+def test_getsubids_itself_is_understood(tmp_path: Path) -> None:
+    """What it says of a user without ranges anywhere."""
+    (tmp_path / "nsswitch").write_text("subid: sss\n")
+    found = preflight_programs.subordinate(f"{tmp_path}/subuid", "no-such-user", 1000, f"{tmp_path}/nsswitch")
+    assert found.ranges == ()
+
+
+@needs("getsubids", "subids")
+@only_user
+def test_getsubids_says_what_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "nsswitch").write_text("subid: sss\n")
+    me = identity.caller()
+    in_file, asked = (
+        preflight_programs.subordinate(file, me.name, me.uid, f"{tmp_path}/nsswitch").ranges
+        for file in ("/etc/subuid", f"{tmp_path}/subuid")
+    )
+    assert in_file and asked == in_file
 
 
 def test_a_program_that_cannot_be_run_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
