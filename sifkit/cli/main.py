@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from importlib import import_module
 
 # A start frees nothing worth collecting; commands that run long turn it on again (`Commands.get_command`).
 gc.disable()
@@ -14,10 +13,10 @@ import click  # noqa: E402
 from overlay.failure import OURS, Failure, defect, from_oserror  # noqa: E402
 from sifkit import __version__  # noqa: E402
 from sifkit.cli.console import CONSOLE, DEBUG, end  # noqa: E402
+from sifkit.cli.lazy import LazyGroup, Table  # noqa: E402
 from sifkit.cli.options import verbosity  # noqa: E402
 
-# Grouped by what people come for: heading -> (name, module, summary).
-TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
+TABLE: Table = {
     "Run something in an image": (
         ("exec", "exec_cmd", "Run a command in an image you cannot change"),
         ("shell", "exec_cmd", "Open a shell in an image"),
@@ -41,23 +40,15 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 
 
-class Commands(click.Group):
-    """A group whose commands come from `TABLE`, so that ``--help`` and every start import as little as can be."""
+class Commands(LazyGroup):
+    """The commands of `TABLE`; all but those that run something collect garbage again."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for rows in TABLE.values() for name, _, _ in rows]
+    table = TABLE
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for rows in TABLE.values():
-            for name, module, _ in rows:
-                if name == cmd_name:
-                    if module != "exec_cmd":
-                        gc.enable()
-                    attribute = "exec_" if name == "exec" else name.replace("-", "_")
-                    found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
-                    assert isinstance(found, click.Command)
-                    return found
-        return None
+        if self.module_of(cmd_name) not in (None, "exec_cmd"):
+            gc.enable()
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -78,11 +69,6 @@ class Commands(click.Group):
             meant = meant or ([f"run {args[0]}"] if exists(args[0]) else [])
             hint = f"; did you mean: sifkit {meant[0]}" if meant else ""
             raise click.UsageError(f"no command {args[0]!r}{hint}", ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for heading, rows in TABLE.items():
-            with formatter.section(heading):
-                formatter.write_dl([(name, summary) for name, _, summary in rows], col_max=14)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

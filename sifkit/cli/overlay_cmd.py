@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from overlay.failure import Failure, from_oserror
 from overlay.size import KIB, MIB, format_size, parse_size
+from sifkit.cli.lazy import LazyGroup, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,8 +36,7 @@ def _size(_: click.Context, param: click.Parameter, value: str) -> int:
     return size
 
 
-# Grouped by what people come for: heading -> (name, module of sifkit.cli, summary). Imported when asked for.
-TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
+TABLE: Table = {
     "Make": (("create", "overlay_cmd", "Make an empty one: an ext3 image, a directory, a partition of a SIF"),),
     "See": (
         ("info", "overlay_info", "What an overlay is, how full, and who uses it"),
@@ -64,18 +63,10 @@ TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
 }  # fmt: skip
 
 
-class _Group(click.Group):
-    """A group whose commands come from `TABLE`, imported when they are asked for."""
+class _Group(LazyGroup):
+    """The commands of `TABLE`; for overlays of subordinate ids in the namespace that has them."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for rows in TABLE.values():
-            for name, module, _ in rows:
-                if name == cmd_name:
-                    attribute = "import_" if name == "import" else name
-                    found = getattr(import_module(f"sifkit.cli.{module}"), attribute)
-                    assert isinstance(found, click.Command)
-                    return found
-        return None
+    table = TABLE
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,21 +79,13 @@ class _Group(click.Group):
                 ctx.meta[subids.ENTERED] = subids.enter_for(args[1:])
         return found
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for rows in TABLE.values() for name, _, _ in rows]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for heading, rows in TABLE.items():
-            with formatter.section(heading):
-                formatter.write_dl([(name, summary) for name, _, summary in rows], col_max=10)
-
 
 @click.group(cls=_Group, epilog="Example: sifkit overlay create --size 10G changes.img")
 def overlay() -> None:
     """Create overlays, which hold the changes to an image, and see what is in them."""
 
 
-@overlay.command(epilog="Example: sifkit overlay create --size 10G --profile conda changes.img")
+@click.command(epilog="Example: sifkit overlay create --size 10G --profile conda changes.img")
 @click.option("-s", "--size", callback=_size, default="64M", metavar="SIZE",
               help="Size of the image: 10G, 500M, or a number of MiB; default and least is 64M.")  # fmt: skip
 @click.option("-S", "--sparse", is_flag=True, help="Take space only when it is written to; it may run out then.")

@@ -10,6 +10,7 @@ import click
 
 from overlay.failure import Failure
 from sifkit.cli import sif_types as types
+from sifkit.cli.lazy import LazyGroup, Table
 
 if TYPE_CHECKING:
     from sifkit.sif import Written
@@ -20,18 +21,29 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, with si
 FORCE = click.option("--force", is_flag=True, help="Do it also when that breaks a signature.")
 
 
-class _Group(click.Group):
-    """A group whose two largest commands are imported when they are asked for."""
+TABLE: Table = {
+    "See": (
+        ("list", "sif_cmd", "One line for each object of the image"),
+        ("info", "sif_cmd", "Everything about an object"),
+        ("header", "sif_cmd", "The image's global header: architecture, ID, times, sizes"),
+        ("dump", "sif_cmd", "Write the bytes of an object to standard output, or to a file"),
+        ("check", "sif_cmd", "Everything that is wrong with the image"),
+    ),
+    "Change": (
+        ("new", "sif_cmd", "Make an empty image"),
+        ("add", "sif_change", "Add a file as an object"),
+        ("set", "sif_change", "Change the name, group, link or type of an object"),
+        ("setprim", "sif_cmd", "Make a system partition the one that containers start from"),
+        ("del", "sif_cmd", "Delete an object"),
+        ("compact", "sif_cmd", "Rewrite the image without the bytes that belong to no object"),
+    ),
+}  # fmt: skip
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in ("add", "set"):
-            from sifkit.cli import sif_change
 
-            return sif_change.add if cmd_name == "add" else sif_change.set_
-        return super().get_command(ctx, cmd_name)
+class _Group(LazyGroup):
+    """The commands of `TABLE`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*self.commands, "add", "set"])
+    table = TABLE
 
 
 @click.group(cls=_Group, epilog="Example: sifkit sif list image.sif")
@@ -49,7 +61,7 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-@sif.command("header", epilog="Example: sifkit sif header image.sif")
+@click.command("header", epilog="Example: sifkit sif header image.sif")
 @JSON
 @FILE
 def header(file: str, as_json: bool) -> None:
@@ -64,7 +76,7 @@ def header(file: str, as_json: bool) -> None:
             click.echo(sif_text.header_text(image.header), nl=False)
 
 
-@sif.command("list", epilog="Example: sifkit sif list image.sif")
+@click.command("list", epilog="Example: sifkit sif list image.sif")
 @JSON
 @FILE
 def list_(file: str, as_json: bool) -> None:
@@ -79,7 +91,7 @@ def list_(file: str, as_json: bool) -> None:
             click.echo(sif_text.list_text(image.objects), nl=False)
 
 
-@sif.command("info", epilog="Example: sifkit sif info 3 image.sif")
+@click.command("info", epilog="Example: sifkit sif info 3 image.sif")
 @JSON
 @ID
 @FILE
@@ -96,7 +108,7 @@ def info(number: int, file: str, as_json: bool) -> None:
             click.echo(sif_text.info_text(found), nl=False)
 
 
-@sif.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")
+@click.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")
 @click.option("-o", "--output", type=types.FILE, metavar="OUT", help="Write to this new file; holes stay holes.")
 @click.option("--force", is_flag=True, help="Overwrite OUT when it exists.")
 @ID
@@ -145,7 +157,7 @@ def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> N
         os.close(target)
 
 
-@sif.command("new", epilog="Example: sifkit sif new image.sif")
+@click.command("new", epilog="Example: sifkit sif new image.sif")
 @click.option("--capacity", type=int, default=48, show_default=True, help="Number of objects that have room at first.")
 @click.option("--deterministic", is_flag=True, help="No ID and no times: same input, same bytes.")
 @FILE
@@ -162,13 +174,13 @@ def new(file: str, capacity: int, deterministic: bool) -> None:
         raise
 
 
-@sif.command("del", epilog="Example: sifkit sif del 4 image.sif --zero --compact")
+@click.command("del", epilog="Example: sifkit sif del 4 image.sif --zero --compact")
 @click.option("--zero", is_flag=True, help="Overwrite the object's bytes with zeros.")
 @click.option("--compact", is_flag=True, help="Cut the file after its last object.")
 @FORCE
 @ID
 @FILE
-def delete(number: int, file: str, zero: bool, compact: bool, force: bool) -> None:
+def del_(number: int, file: str, zero: bool, compact: bool, force: bool) -> None:
     """Delete object ID from the image.
 
     Without --zero its bytes stay readable in the file; without --compact the file keeps its length.
@@ -188,7 +200,7 @@ def _say_broken(done: Written) -> None:
         _say("WARNING: the signature of this image is now broken")
 
 
-@sif.command("setprim", epilog="Example: sifkit sif setprim 4 image.sif")
+@click.command("setprim", epilog="Example: sifkit sif setprim 4 image.sif")
 @FORCE
 @ID
 @FILE
@@ -200,7 +212,7 @@ def setprim(number: int, file: str, force: bool) -> None:
         _say_broken(library.set_primary(file, number, force=force))
 
 
-@sif.command("check", epilog="Example: sifkit sif check image.sif")
+@click.command("check", epilog="Example: sifkit sif check image.sif")
 @JSON
 @FILE
 @click.pass_context
@@ -224,7 +236,7 @@ def check(ctx: click.Context, file: str, as_json: bool) -> None:
         click.echo(f"{click.format_filename(file)}: nothing wrong")
 
 
-@sif.command("compact", epilog="Example: sifkit sif compact image.sif")
+@click.command("compact", epilog="Example: sifkit sif compact image.sif")
 @FILE
 def compact(file: str) -> None:
     """Rewrite the image without the bytes that belong to no object.
