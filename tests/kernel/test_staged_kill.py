@@ -40,7 +40,7 @@ class Shop:
 
     def __init__(self, sifkit: Program, start: Start, rootfs: Path, target: list[str], image: str) -> None:
         self.sifkit, self.start, self.rootfs, self.target, self.image = sifkit, start, rootfs, target, image
-        self.number = 10
+        self.number = 100  # of three digits, so that `ls` sorts them as numbers
 
     def command(self, script: str) -> tuple[str, ...]:
         return ("exec", *self.target, "sh", "-c", script, "sh", str(self.number))
@@ -74,8 +74,8 @@ class Shop:
 
     def check(self) -> None:
         said = self.sifkit.ok(*self.command(LOOK), env=ORDINARY)
-        log = [str(n) for n in range(11, self.number + 1)]
-        there = [f"r{n}: 41" for n in range(max(11, self.number - 1), self.number + 1)]
+        log = [str(n) for n in range(101, self.number + 1)]
+        there = [f"r{n}: 41" for n in range(max(101, self.number - 1), self.number + 1)]
         lines = said.split("\n")
         assert lines[: len(log)] == log, said
         assert [line for line in lines if line.startswith("r") and ":" in line] == there, said
