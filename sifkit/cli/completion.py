@@ -64,7 +64,7 @@ def programs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Co
 @verbosity
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, files, and the programs in images.
+    """Print what makes SHELL complete commands, options, files, programs in images, and sessions.
 
     \b
     bash   sifkit completion bash >> ~/.bashrc

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 _IMAGE = click.option("--image", metavar="FILE", default="", help="Where the overlay is now, if it has been moved.")
 
 
+def _names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Of your sessions, for shells to complete."""
+    from overlay import session_index
+
+    return [one.record.name for one in session_index.sessions() if one.record.name.startswith(incomplete)]
+
+
 @click.group(epilog="Example: sifkit session list")
 def session() -> None:
     """See and settle the changes of runs that are not in their ext3 overlay yet."""
@@ -48,7 +55,7 @@ def list_(as_json: bool) -> None:
 
 @session.command(epilog="Example: sifkit session show node7-4711-3fa9c1")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes.")
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 def show(name: str, as_json: bool) -> None:
     """Show the session NAME: whose it is, where it lies, and what it changes."""
     one = _find(name)
@@ -71,7 +78,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--no-grow", is_flag=True, help="Do not let the overlay grow when the changes do not fit.")
 @click.option("--max-size", metavar="SIZE", default="",
               help="Let it grow to SIZE at the most (default: by half of what is free).")  # fmt: skip
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 def commit(name: str, image: str, force: bool, no_grow: bool, max_size: str) -> None:
     """Put the changes of the session NAME, whose run has ended, into its overlay."""
     from sifkit.cli.console import CONSOLE
@@ -91,7 +98,7 @@ def commit(name: str, image: str, force: bool, no_grow: bool, max_size: str) -> 
 
 @session.command(epilog="Example: sifkit session drop node7-4711-3fa9c1")
 @_IMAGE
-@click.argument("name")
+@click.argument("name", shell_complete=_names)
 def drop(name: str, image: str) -> None:
     """Give the changes of the session NAME up, for good. Its overlay is as it was before that run."""
     from overlay import session_marker, session_pending
@@ -116,7 +123,7 @@ def drop(name: str, image: str) -> None:
 
 @session.command(epilog="Example: sifkit session recover")
 @_IMAGE
-@click.argument("name", required=False, default="")
+@click.argument("name", required=False, default="", shell_complete=_names)
 def recover(name: str, image: str) -> None:
     """Take back commits that were cut off, and clear away sessions of which nothing is missing.
 

@@ -52,6 +52,14 @@ def sessions(sifkit: Program) -> list[dict[str, object]]:
     return found
 
 
+def offered(sifkit: Program, shell: str, line: str) -> str:
+    """What the program tells ``shell`` of the last word of ``line``, as the shell's function asks for it."""
+    words = line.split()
+    asked = {"bash": str(len(words) - 1), "zsh": str(len(words) - 1), "fish": words[-1]}[shell]
+    variables = {"_SIFKIT_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": asked}
+    return sifkit.ok(env={**os.environ, **variables})
+
+
 def test_a_running_session_is_left_alone(start: Start, sifkit: Program, rootfs: Path, place: Path) -> None:
     begun = running(start, rootfs, "echo x > /one")
     (found,) = sessions(sifkit)
@@ -75,6 +83,8 @@ def test_what_a_killed_run_has_left(start: Start, sifkit: Program, rootfs: Path,
     shown = sifkit.ok("session", "show", name).splitlines()
     assert shown[-3:] == ["A /etc", "D /etc/profile", "A /one"]
     assert json.loads(sifkit.ok("session", "show", "--json", name))["changes"][0] == {"change": "A", "path": "/etc"}
+    for shell in ("bash", "zsh", "fish"):
+        assert name in offered(sifkit, shell, f"sifkit session show {name[:3]}")
     sifkit.ok("session", "commit", name)
     assert sorted(os.listdir(place)) == ["over.img"]
     assert sifkit.ok("overlay", "diff", "over.img").splitlines()[1:] == [
