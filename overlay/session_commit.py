@@ -73,8 +73,7 @@ def carry_out(
     session's directory, which comes last. On any error image and session are as before, but the image may have grown.
     Raises Conflict, NoRoom, `Failure`, OSError, ToolError, ExtError.
     """
-    one = _without_conflict(one, section, force)
-    need = engine.needs(section, one.upper)
+    need = needs(one, section, force=force)
     size = section.size
     section = session_room.make(section, need.bytes, need.inodes, room.limit, room.enlarge)
     undo = undo_place(section.path, one)
@@ -89,13 +88,14 @@ def carry_out(
     return Done(report, section, section.size != size)
 
 
-def _without_conflict(one: Session, section: Section, force: bool) -> Session:
+def needs(one: Session, section: Section, *, force: bool) -> engine.Needs:
+    """The room that a commit of ``one`` takes. Raises Conflict unless ``force``, OSError, ExtError."""
     there = session.identity(section)
     if there.superblock != one.record.superblock and not force:
         found = list(session_conflict.conflicts(section, one.upper, one.record.since))
         if found:
             raise Conflict(found)
-    return one
+    return engine.needs(section, one.upper)
 
 
 def undo_place(image: str, one: Session) -> str:

@@ -111,11 +111,11 @@ def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
     return container.run(made, CONSOLE, given["wait_lock"] or 0.0, _enlarge)
 
 
-def _enlarge(section: Section, size: int) -> Section:
+def _enlarge(section: Section, size: int, inodes: int) -> Section:
     """Let an ext3 overlay grow that takes the writes of a run and does not hold them."""
     from sifkit.image import resize
 
-    return resize.enlarge(section, size)
+    return resize.enlarge(section, size, inodes)
 
 
 def _apply(settings: config.Config) -> None:

@@ -20,7 +20,7 @@ from overlay.superblock import Superblock
 from sifkit import sif
 from sifkit.image.convert import scratch_file
 from sifkit.sif import Descriptor, Edit, transfer
-from sifkit.sif.integrity import signed_groups
+from sifkit.sif.integrity import is_signature, signed_groups
 from sifkit.sif.objects import PARTITION_ALIGNMENT, next_aligned
 
 
@@ -52,8 +52,10 @@ def resize_embedded(path: str, number: int, wish: Wish) -> Embedded:
         raise Failure(brief, str(error), f"sifkit sif check {path}") from None
 
 
-def enlarge(section: Section, size: int) -> Section:
+def enlarge(section: Section, size: int, inodes: int = 0) -> Section:
     """Grow the ext3 overlay in ``section``, a whole file or a partition of a SIF image, to ``size`` bytes in place.
+
+    With ``inodes`` it is rebuilt: a file only, as a partition would have to move, and the caller's lock with it.
 
     Where it is then. For who holds its lock exclusively (`overlay.session_room.Enlarge`). Raises NoRoom with the reason
     when it cannot grow where it is, OSError, ToolError.
@@ -61,14 +63,20 @@ def enlarge(section: Section, size: int) -> Section:
     from overlay import session_room
 
     if not section.offset:
-        return session_room.enlarge_file(section, size)
+        return session_room.enlarge_file(section, size, inodes)
     path = os.path.realpath(section.path)
+    if inodes:
+        cause = "it lies inside a SIF image that is in use"
+        raise session_room.CannotRebuild(cause, f"sifkit overlay resize --inodes {inodes} {path}")
     try:
         with sif.editing(path) as edit:
             old = next((d for d in edit.objects.values() if d.offset == section.offset), None)
             if old is None:
                 raise session_room.NoRoom("it is not where it was in the SIF image", size)
-            _require_unsigned(edit, old, "it cannot grow")
+            signature = next((d for d in edit.objects.values() if is_signature(d)), None)
+            if signature is not None and old.group in signed_groups(edit.objects.values()):
+                cause = "it cannot grow: it is signed, and a change would break the signature"
+                raise session_room.NoRoom(cause, hint=f"sifkit sif del --force {signature.id} {path}")
             sb = resize.sound(section)
             reserved = resize.allocated(edit.fd)
             _make_room(edit, old, size, "it cannot grow")

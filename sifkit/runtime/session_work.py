@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from overlay import session, session_commit, session_room
@@ -31,9 +32,22 @@ def commit(
     force: bool = False, remove: Callable[[str], None] = session.remove,
 ) -> Done:  # fmt: skip
     """`session_commit.carry_out`; `Failure` beginning with ``brief``, with the command that finishes the job."""
+    with _in_words(one, brief):
+        done = session_commit.carry_out(one, section, below, space, notify.warning, force=force, remove=remove)
+    report = done.report
+    grown = f"; it has grown to {done.section.size >> 20} MiB" if done.grown else ""
+    notify.info(
+        f"{section.describe()}: {report.added} added, {report.changed} changed, {report.deleted} deleted{grown}"
+    )
+    return done
+
+
+@contextlib.contextmanager
+def _in_words(one: Session, brief: str) -> Iterator[None]:
+    """Whatever keeps a commit of ``one`` from its end, as a `Failure` with the command that finishes the job."""
     again = f"sifkit session commit {one.record.name}"
     try:
-        done = session_commit.carry_out(one, section, below, space, notify.warning, force=force, remove=remove)
+        yield
     except session_room.NoRoom as error:
         raise session_room.refusal(brief, error, one.record.name) from None
     except session_commit.Conflict as error:
@@ -45,12 +59,6 @@ def commit(
         raise Failure(failure.brief, failure.cause, hint) from None
     except (ToolError, ExtError) as error:
         raise Failure(brief, str(error), again) from None
-    report = done.report
-    grown = f"; it has grown to {done.section.size >> 20} MiB" if done.grown else ""
-    notify.info(
-        f"{section.describe()}: {report.added} added, {report.changed} changed, {report.deleted} deleted{grown}"
-    )
-    return done
 
 
 def in_namespace(
@@ -62,14 +70,27 @@ def in_namespace(
 
     The caller holds the lock exclusively. What lies below the image is taken from the session's record.
     """
+    def look() -> str:
+        with _in_words(one, brief):
+            need = session_commit.needs(one, section, force=force)
+        return f"{need.bytes} {need.inodes}"
+
     def work() -> str:
         below = one.record.below.split("\0") if one.record.below else None
         if below is not None and not all(os.path.isdir(path) for path in below):
             below = None
-        return str(commit(one, section, below, space, notify, brief, force=force).section.size)
+        # Conflicts have been looked for; the image may have grown since.
+        return str(commit(one, roomy, below, space, notify, brief, force=True).section.size)
 
+    ids = idmap.decode(one.record.ids)
     try:
-        return int(inside.call(idmap.decode(one.record.ids), work, brief))
+        size, inodes = (int(number) for number in inside.call(ids, look, brief).split())
+        # Here: a rebuilt image is locked by who rebuilds it, and has to stay so when that child has ended.
+        with _in_words(one, brief):
+            roomy = session_room.make(section, size, inodes, space.limit, space.enlarge)
+        if roomy.size != section.size:
+            notify.info(f"{section.describe()} has grown to {roomy.size >> 20} MiB")
+        return int(inside.call(ids, work, brief))
     except inside.Killed as error:
         hint = f"sifkit session commit {one.record.name}"
         raise Failure(brief, f"the commit was killed by signal {error.number}; nothing is lost", hint) from None

@@ -225,7 +225,7 @@ def test_what_fits_needs_no_room(image: Section) -> None:
     assert session_room.make(image, MIB, 10, session_room.Limit(), refuse_to_grow) == image
 
 
-def refuse_to_grow(section: Section, size: int) -> Section:
+def refuse_to_grow(section: Section, size: int, inodes: int) -> Section:
     raise AssertionError(f"asked to grow {section} to {size}")
 
 

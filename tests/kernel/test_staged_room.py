@@ -1,0 +1,167 @@
+"""Changes that do not fit: an overlay inside a SIF image grows there, one without inodes is rebuilt with more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import images
+import pytest
+from images import MIB, Program
+from probes import IS_ROOT, needs
+
+from sifkit import sif
+
+pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "fuse2fs", "mke2fs", "debugfs", "xattr")]
+
+ORDINARY = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "root,loop"} if IS_ROOT else dict(os.environ)
+HERE = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}.get(os.uname().machine, "amd64")
+BIG = "dd if=/dev/urandom of=/big bs=1M count=80 2>/dev/null; md5sum < /big; exit 3"
+MANY = "mkdir /d; i=0; while [ $i -lt 200 ]; do echo $i > /d/$i; i=$((i+1)); done; exit 3"
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(ORDINARY, "HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def image(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> str:
+    """A SIF image with a small ext3 overlay behind its root, in a directory of its own."""
+    (tmp_path / "here").mkdir()
+    path = f"{tmp_path}/here/image.sif"
+    sif.create(path, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
+    sifkit.ok("overlay", "create", "--sparse", path)
+    return path
+
+
+def overlay(image: str) -> sif.Descriptor:
+    with sif.open(image) as opened:
+        return next(d for d in opened.objects if d.partition and d.partition.fs == sif.FsType.EXT3)
+
+
+def sound(sifkit: Program, image: str) -> bool:
+    """Whether the SIF image is in order, and e2fsck says so of the overlay in it, and nothing lies beside it."""
+    sifkit.ok("sif", "check", image)
+    place = f"{image}?offset={overlay(image).offset}"
+    alone = os.listdir(os.path.dirname(image)) == [os.path.basename(image)]
+    return alone and images.run("/usr/sbin/e2fsck", "-fn", place).returncode == 0
+
+
+# -- inside a SIF image ----------------------------------------------------------------------------------
+
+
+def test_the_last_partition_grows(sifkit: Program, image: str) -> None:
+    before = overlay(image)
+    done = sifkit("exec", image, "sh", "-c", BIG, env=ORDINARY)
+    assert (done.returncode, done.stderr) == (3, "")
+    after = overlay(image)
+    assert (after.offset, after.size > before.size) == (before.offset, True)
+    assert sifkit.ok("exec", image, "sh", "-c", "md5sum < /big", env=ORDINARY) == done.stdout
+    assert sound(sifkit, image)
+
+
+def test_what_lies_behind_it_is_moved(sifkit: Program, image: str, tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    added = sif.add(image, sif.NewObject(sif.DataType.GENERIC, data)).ids[0]
+    before = overlay(image)
+    done = sifkit("exec", image, "sh", "-c", BIG, env=ORDINARY)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert overlay(image).offset == before.offset
+    assert sifkit.ok("exec", image, "sh", "-c", "md5sum < /big", env=ORDINARY) == done.stdout
+    with sif.open(image) as opened:
+        moved = next(d for d in opened.objects if d.id == added)
+        assert moved.offset >= overlay(image).end
+        assert opened.read(moved) == data
+    assert sound(sifkit, image)
+
+
+def test_what_the_run_itself_uses_is_not_moved(sifkit: Program, image: str, tmp_path: Path) -> None:
+    """A layer behind it is mounted until the run has ended; the command that is named then does it."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/layer").write_text("layer\n")
+    squash = images.make_squash(tmp_path / "tree", tmp_path / "layer.sqfs")
+    sif.add(image, sif.partition(squash, sif.FsType.SQUASHFS, sif.PartType.OVERLAY, HERE, group=1))
+    done = sifkit("exec", image, "sh", "-c", BIG, env=ORDINARY)
+    assert (done.returncode, "payload's status was 3" in done.stderr) == (255, True), done.stderr
+    sifkit.ok(*command(done.stderr), env=ORDINARY)
+    assert sifkit.ok("exec", image, "sh", "-c", "cat /layer; md5sum < /big", env=ORDINARY) == f"layer\n{done.stdout}"
+    assert sound(sifkit, image)
+
+
+def command(said: str) -> list[str]:
+    """The arguments of the command that finishes the job, as the message names it."""
+    argv = said.partition("try: ")[2].partition("\n")[0].split()
+    assert argv[:3] == ["sifkit", "session", "commit"], said
+    return argv[1:]
+
+
+def test_a_signed_one_does_not_grow(sifkit: Program, image: str) -> None:
+    """Not even for who asks to write into it."""
+    sif.add(image, sif.signature(b"signature", 1, link_group=1))
+    before = Path(image).read_bytes()
+    done = sifkit("exec", "--writable", image, "sh", "-c", BIG, env=ORDINARY)
+    assert (done.returncode, "it cannot grow: it is signed" in done.stderr) == (255, True), done.stderr
+    assert Path(image).read_bytes() == before
+    for part in done.stderr.partition("try: ")[2].split(", then "):
+        sifkit.ok(*part.split()[1:], env=ORDINARY)
+    assert sifkit.ok("exec", image, "sh", "-c", "md5sum < /big", env=ORDINARY) == done.stdout
+    assert sound(sifkit, image)
+
+
+# -- inodes ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_without_free_inodes_is_rebuilt(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    image = f"{tmp_path}/here/over.img"
+    sifkit.ok("overlay", "create", "--inodes", "16", image)
+    fill = "cd /; i=0; while [ $i -lt 64 ]; do echo old > /old$i; i=$((i+1)); done"
+    run = ("exec", "--overlay", image, str(rootfs), "sh", "-c")
+    sifkit("exec", "--overlay", f"{image}:fuse", *run[3:], fill, env=ORDINARY)  # until there are none left
+    before = Path(image).read_bytes()
+    done = sifkit("exec", "--no-grow", *run[1:], MANY, env=ORDINARY)
+    assert (done.returncode, "payload's status was 3" in done.stderr) == (255, True), done.stderr
+    assert "it has 0 inodes free, and the changes need 20" in done.stderr
+    assert Path(image).read_bytes() == before
+    sifkit.ok(*command(done.stderr), env=ORDINARY)
+    look = "cat /d/199; ls /d | wc -l; cat /old0"
+    assert sifkit.ok(*run, look, env=ORDINARY) == "199\n200\nold\n"
+    assert os.path.getsize(image) < 80 * MIB  # by growing it would have become much larger
+    assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
+    assert os.listdir(tmp_path / "here") == ["over.img"]
+
+
+def test_the_run_itself_rebuilds_it(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    image = f"{tmp_path}/here/over.img"
+    sifkit.ok("overlay", "create", "--inodes", "64", image)
+    before = os.stat(image)
+    for first in (0, 1000):  # the second time it is not empty, and shown by fuse2fs meanwhile
+        loop = f"i={first}; while [ $i -lt {first + 500} ]; do echo $i > $i; i=$((i+1)); done"
+        script = f"mkdir /d{first}; cd /d{first}; {loop}; exit 3"
+        done = sifkit("exec", "--overlay", image, str(rootfs), "sh", "-c", script, env=ORDINARY)
+        assert (done.returncode, done.stderr) == (3, "")
+    after = os.stat(image)
+    assert (after.st_ino != before.st_ino, after.st_mode, after.st_uid) == (True, before.st_mode, before.st_uid)
+    said = sifkit.ok("exec", "--overlay", image, str(rootfs), "sh", "-c", "cat /d0/499 /d1000/1499", env=ORDINARY)
+    assert (said, after.st_size < 80 * MIB) == ("499\n1499\n", True)
+    assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
+    assert os.listdir(tmp_path / "here") == ["over.img"]
+
+
+def test_inside_a_sif_image_the_command_that_gives_inodes_is_named(
+    sifkit: Program, rootfs_squash: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    image = f"{tmp_path}/here/image.sif"
+    sif.create(image, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
+    sifkit.ok("overlay", "create", "--sparse", "--inodes", "64", image)
+    done = sifkit("exec", "--max-size", "80M", image, "sh", "-c", MANY, env=ORDINARY)
+    assert (done.returncode, "payload's status was 3" in done.stderr) == (255, True), done.stderr
+    for part in done.stderr.partition("try: ")[2].partition("; or ")[0].split(", then "):
+        sifkit.ok(*part.split()[1:], env=ORDINARY)
+    assert sifkit.ok("exec", image, "sh", "-c", "ls /d | wc -l", env=ORDINARY) == "200\n"
+    assert sound(sifkit, image)
