@@ -11,45 +11,16 @@ import pytest
 from images import MIB, Program
 from probes import IS_ROOT, needs
 from running import Start
+from sif_parts import HERE, add_ext3, add_squash, make_sif, tree_of
 
 from sifkit import sif
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "fuse2fs", "fuse-overlayfs", "mke2fs")]
 
-HERE = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}.get(os.uname().machine, "amd64")
-
-
-def make_sif(path: Path, squash: Path, arch: str = HERE) -> Path:
-    """A SIF image whose root file system is ``squash``."""
-    sif.create(path, [sif.partition(squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, arch)])
-    return path
-
-
 @pytest.fixture
 def image(tmp_path: Path, rootfs_squash: Path) -> str:
     """A fresh SIF image of the test root file system."""
     return str(make_sif(tmp_path / "image.sif", rootfs_squash))
-
-
-def add_squash(image: str, tree: Path, group: int = 1) -> int:
-    """Add ``tree`` as a squashfs overlay partition; its ID."""
-    squash = images.make_squash(tree, tree.with_suffix(".sqfs"))
-    new = sif.partition(squash, sif.FsType.SQUASHFS, sif.PartType.OVERLAY, HERE, group=group)
-    return sif.add(image, new).ids[0]
-
-
-def add_ext3(image: str, path: Path, tree: Path | None = None, group: int = 1) -> int:
-    """Add an ext3 overlay partition that holds ``tree`` as upper/; its ID."""
-    made = images.make_overlay_image(path, tree)
-    new = sif.partition(made, sif.FsType.EXT3, sif.PartType.OVERLAY, HERE, group=group)
-    return sif.add(image, new).ids[0]
-
-
-def tree_of(path: Path, **files: str) -> Path:
-    path.mkdir()
-    for name, text in files.items():
-        (path / name).write_text(text)
-    return path
 
 
 def test_a_sif_runs_read_only(sifkit: Program, image: str) -> None:
@@ -272,72 +243,3 @@ def test_a_sparse_image_added_without_an_architecture_is_whole(sifkit: Program, 
     sifkit.ok("sif", "add", image, str(plain), "--datatype", "partition", "--parttype", "overlay")
     sifkit.ok("exec", "--writable", image, "touch", "/kept")
     assert f"{plain.stat().st_size}" in sifkit.ok("sif", "info", "--json", "2", image)
-
-
-class TestUnpacked:
-    """--unsquash, and hosts without FUSE: unpacked once into the cache."""
-
-    @pytest.fixture
-    def cache(self, tmp_path: Path) -> dict[str, str]:
-        """An environment with a cache of its own."""
-        return {**os.environ, "XDG_CACHE_HOME": f"{tmp_path}/cache"}
-
-    def trees(self, cache: dict[str, str]) -> list[Path]:
-        return list(Path(cache["XDG_CACHE_HOME"], "sifkit/unpacked").glob("*/root"))
-
-    def test_it_is_unpacked_once_and_runs(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
-        for _ in range(2):
-            done = sifkit("-v", "exec", "--unsquash", image, "sh", "-c", "touch /x 2>/dev/null || echo ro", env=cache)
-            assert (done.returncode, done.stdout) == (0, "ro\n"), done.stderr
-        assert "Unpacking" not in done.stderr
-        assert len(self.trees(cache)) == 1
-        sifkit.ok("exec", "--unsquash", "--writable-tmpfs", image, "rm", "-r", "/usr", env=cache)
-        assert (self.trees(cache)[0] / "usr").is_dir()
-
-    def test_a_changed_image_is_unpacked_anew(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
-        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
-        sif.add(image, sif.NewObject(sif.DataType.GENERIC, b"edited"))
-        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
-        assert len(self.trees(cache)) == 2
-
-    @pytest.mark.skipif(IS_ROOT, reason="root's kernel reads squashfs without FUSE")
-    def test_a_host_without_fuse_does_it_by_itself(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
-        env = {**cache, "SIFKIT_DEBUG_WITHOUT": "fuse"}
-        assert sifkit.ok("exec", image, "echo", "runs", env=env) == "runs\n"
-        assert len(self.trees(cache)) == 1
-
-    def test_what_is_written_into_the_overlay_changes_nothing(
-        self, sifkit: Program, image: str, cache: dict[str, str]
-    ) -> None:
-        sifkit.ok("overlay", "create", image)
-        for name in ("/a", "/b"):
-            sifkit.ok("exec", "--unsquash", image, "touch", name, env=cache)
-        assert len(self.trees(cache)) == 1
-
-    def test_what_is_unpacked_is_never_written(
-        self, sifkit: Program, rootfs_squash: Path, cache: dict[str, str]
-    ) -> None:
-        done = sifkit("exec", "--unsquash", "--writable", str(rootfs_squash), "touch", "/x", env=cache)
-        assert (done.returncode, "read-only by nature" in done.stderr) == (255, True)
-
-    def test_two_at_once_share_the_work(self, start: Start, image: str, cache: dict[str, str]) -> None:
-        both = [start("exec", "--unsquash", image, "true", env=cache) for _ in range(2)]
-        assert [running.end() for running in both] == [0, 0]
-        assert len(self.trees(cache)) == 1
-
-    def test_what_a_killed_one_left_is_removed(self, sifkit: Program, image: str, cache: dict[str, str]) -> None:
-        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
-        place = self.trees(cache)[0].parent
-        os.rename(place / "root", place / "new-abandoned")
-        sifkit.ok("exec", "--unsquash", image, "true", env=cache)
-        assert sorted(os.listdir(place)) == ["lock", "root"]
-
-    def test_a_damaged_image_is_a_sentence(
-        self, sifkit: Program, rootfs_squash: Path, tmp_path: Path, cache: dict[str, str]
-    ) -> None:
-        data = bytearray(rootfs_squash.read_bytes())
-        data[200:-4000] = os.urandom(len(data) - 4200)
-        (tmp_path / "bad.sqfs").write_bytes(data)
-        done = sifkit("exec", "--unsquash", f"{tmp_path}/bad.sqfs", "true", env=cache)
-        assert (done.returncode, "Traceback" in done.stderr, "cannot unpack" in done.stderr) == (255, False, True)
-        assert self.trees(cache) == []
