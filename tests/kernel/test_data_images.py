@@ -91,6 +91,14 @@ def test_objects_of_a_sif(sifkit: Program, sif: Path) -> None:
     assert sifkit.ok("exec", *words, str(sif), "sh", "-c", script) == "in the image\nbelow\n"
 
 
+@needs("fuse2fs")
+def test_an_ext3_object_has_one_writer(sifkit: Program, rootfs: Path, sif: Path) -> None:
+    """7.5 SIF ext3 twice 255."""
+    twice = ["-B", f"{sif}:/a:id=3", "-B", f"{sif}:/b:id=3"]
+    done = sifkit("exec", *twice, str(rootfs), "true")
+    assert done.returncode == 255 and str(sif) in done.stderr and "Traceback" not in done.stderr
+
+
 def test_before_and_after_scratch(sifkit: Program, rootfs: Path, squash: Path) -> None:
     """7.5 order squashfs before and after scratch."""
     words = ["-S", "/s", "-B", f"{squash}:/s/in:image-src=/", "-B", f"{squash}:/i:image-src=/", "-S", "/i/sub"]

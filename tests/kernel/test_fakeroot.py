@@ -55,6 +55,15 @@ def test_without_subordinate_ids_root_is_alone(sifkit: Program, rootfs: Path) ->
 
 
 @only_user
+def test_contained_home_is_empty_and_roots(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """7.5 5211: the host's home is not in /root, HOME=/root."""
+    (tmp_path / "mine").touch()
+    words = ["-f", "-c", str(rootfs), "sh", "-c", 'echo "$HOME"; ls -A /root; touch /root/x && ls /root']
+    assert sifkit.ok("exec", *words, env={**os.environ, "HOME": str(tmp_path)}) == "/root\nx\n"
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+@only_user
 @needs("subids")
 def test_set_uid_programs_work(sifkit: Program, rootfs: Path) -> None:
     script = """chmod 4755 /bin/busybox; sed -i 's/^root:[^:]*:/root::/' /etc/passwd
