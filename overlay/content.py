@@ -28,7 +28,7 @@ class Content(NamedTuple):
     ``size``: bytes they take on disk; where they are many, what the file system itself takes is in it.
     ``plain``: no deletion is spelt as the kernel does not read it. ``devices``: character devices, as whiteouts are.
     ``owner``: the uid of upper/, whose permissions are ``mode``; ``mtime_ns``: when it was changed; ``bare``: it has
-    no extended attributes.
+    no extended attributes. ``trusted``: a replaced directory carries root's mark.
     """
 
     empty: bool
@@ -41,6 +41,7 @@ class Content(NamedTuple):
     mode: int
     mtime_ns: int
     bare: bool
+    trusted: bool = False
 
 
 def known(section: Section) -> Content | None:
@@ -62,7 +63,8 @@ def look(section: Section, *, remember: bool) -> Content:
 def committed(section: Section, before: Content) -> None:
     """Remember what the image holds after a commit of ours, which spells as the kernel does."""
     if before.plain:
-        _remember(section.path, session.identity(section), _read(section, plain=True))
+        # A commit writes no mark of root's, but it may have removed one: then all of them are read again.
+        _remember(section.path, session.identity(section), _read(section, plain=not before.trusted))
 
 
 def _read(section: Section, *, plain: bool = False) -> Content:
@@ -78,21 +80,23 @@ def _read(section: Section, *, plain: bool = False) -> Content:
         if empty:
             return Content(True, 0, 0, frozenset(), True, False, *about)
         found = extread_table.survey(section)
+        trusted = False
         if not plain:
             spelt = whiteout.scan_image(reader)
+            trusted = any(whiteout.ROOT_MARK in marks for marks in spelt.opaque.values())
             plain = not spelt.markers and all(whiteout.KERNEL_MARK in marks for marks in spelt.opaque.values())
         sb = reader.superblock
         size = (sb.blocks - sb.free_blocks) * sb.block_size
         if found.number <= _FEW:
             size = sum(inode.sectors * 512 for _, inode in reader.walk(b"/upper"))
-    return Content(False, found.number, size, found.owners, plain, found.devices, *about)
+    return Content(False, found.number, size, found.owners, plain, found.devices, *about, trusted)
 
 
 def _remember(path: str, there: Identity, seen: Content) -> None:
     if len(seen.owners) > _MOST_OWNERS or seen.owner < 0:
         return
     owners = ",".join(f"{uid}:{gid}" for uid, gid in sorted(seen.owners))
-    flags = f"{seen.empty:d}{seen.plain:d}{seen.devices:d}{seen.bare:d}"
+    flags = f"{seen.empty:d}{seen.plain:d}{seen.devices:d}{seen.bare:d}{seen.trusted:d}"
     text = f"{there.superblock} {flags} {seen.inodes} {seen.size} {seen.owner} {seen.mode} {seen.mtime_ns} {owners}"
     with contextlib.suppress(OSError):  # a convenience
         os.setxattr(path, _ATTRIBUTE + there.uuid, text.encode())
@@ -105,9 +109,10 @@ def _recall(path: str, there: Identity) -> Content | None:
         )
         if checksum != there.superblock:
             return None
-        empty, plain, devices, bare = (flag == "1" for flag in flags)
+        empty, plain, devices, bare, trusted = (flag == "1" for flag in flags)
         pairs = [owner.split(":") for owner in owners.split(",")] if owners else []
         given = frozenset((int(uid), int(gid)) for uid, gid in pairs)
-        return Content(empty, int(inodes), int(size), given, plain, devices, int(owner), int(mode), int(mtime), bare)
+        about = (int(owner), int(mode), int(mtime), bare, trusted)
+        return Content(empty, int(inodes), int(size), given, plain, devices, *about)
     except (OSError, ValueError):
         return None

@@ -100,12 +100,15 @@ def _how(content: Content, fuse: bool, foreign: bool) -> tuple[str, bool]:
         return "the image is empty, so it is no layer", False
     if content.inodes <= SMALL_INODES and content.size <= SMALL_BYTES:
         return "the little that is in it is unpacked", True
-    if fuse and not foreign:
+    shown = fuse and not foreign
+    if shown and not content.trusted:
         return "what is in it is read through fuse2fs", False
     if content.inodes <= MOST_INODES and content.size <= MOST_BYTES:
         why = "belongs to others" if foreign else "cannot be mounted without FUSE"
+        if shown:  # fuse2fs lists root's marks, which nobody else may read: such directories could not be copied up
+            why = "has marks of root's"
         return f"what is in it {why} and is unpacked", True
-    return "", False
+    return ("what is in it is read through fuse2fs", False) if shown else ("", False)
 
 
 def _not_shown(content: Content, plan: Plan, fuse: bool) -> str:

@@ -87,6 +87,20 @@ def test_changes_come_and_go(sifkit: Program, rootfs: Path, image: str, absent: 
     assert alone(image)
 
 
+def test_directories_with_roots_mark_can_be_changed(sifkit: Program, rootfs: Path, image: str) -> None:
+    """`trusted.` attributes are listed by fuse2fs, and nobody but root may read them."""
+    filled(sifkit, image, rootfs)
+    command = ("exec", "--overlay", image, str(rootfs), "sh", "-c")
+    sifkit.ok(*command, "rm -r /usr; mkdir /usr; echo one > /usr/one", env=env())
+    images.run("/usr/sbin/debugfs", "-w", "-R", "ea_set /upper/usr trusted.overlay.opaque y", image)
+    assert "has marks of root's and is unpacked" in dry_run(sifkit, "--overlay", image, str(rootfs))
+    sifkit.ok(*command, "chmod 700 /usr; echo two > /usr/two", env=env())
+    for mode in ("", ":ro"):
+        look = ("exec", "--overlay", f"{image}{mode}", str(rootfs), "sh", "-c", "stat -c %a /usr; ls /usr")
+        assert sifkit.ok(*look, env=env()) == "700\none\ntwo\n"
+    assert sound(image)
+
+
 def test_a_run_that_changes_nothing_does_not_write_into_the_image(sifkit: Program, rootfs: Path, image: str) -> None:
     filled(sifkit, image, rootfs)
     for absent in ("", "fuse"):
