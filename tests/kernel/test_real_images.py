@@ -14,7 +14,7 @@ from images import Program
 from probes import needs
 from real_images import Real
 
-pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse")]
+pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "mksquashfs", "dpkg")]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 AWKWARD = {
