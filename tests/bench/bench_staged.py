@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -41,7 +39,6 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from created_and_deleted(place, count, 1 if quick else 2)
     yield from unpacked(count, 1 if quick else 2)
     yield from starts(10 if quick else 20)
-    yield kills(20 if quick else 200)
 
 
 # -- small files -----------------------------------------------------------------------------------------
@@ -158,7 +155,7 @@ def unpacked(count: int, of_peer: int) -> Iterator[Row]:
         yield Row(title, ours, "apptainer", theirs, "", None)
 
 
-# -- starts, and kills ---------------------------------------------------------------------------
+# -- starts ---------------------------------------------------------------------------
 
 
 def starts(count: int) -> Iterator[Row]:
@@ -180,18 +177,3 @@ def starts(count: int) -> Iterator[Row]:
         good = ours - plain <= most * MS
         yield Row(f"start and end, {title}", ours, "directory overlay", plain, f"<= + {most} ms", good)
     yield Row("start and end, 20 000 files in it", figures["full"], "our :fuse", figures["fuse"], "", None)
-
-
-def kills(count: int) -> Row:
-    """Whole runs killed at random moments: payload, monitor, init, commit, recovery, standalone and embedded."""
-    here = setting.here()
-    test = Path(__file__).resolve().parent.parent / "kernel/test_staged_kill.py"
-    argv = [str(here.venv / "bin/python"), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
-    begin = time.perf_counter()
-    done = subprocess.run(
-        here.command(*argv), env={**here.environment, "SIFKIT_TEST_KILLS": str(count)}, cwd=here.scratch, check=False,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
-    each = (time.perf_counter() - begin) / count
-    print(done.stdout[-2000:] if done.returncode else "", end="")
-    return Row(f"{count} runs killed, each recovered", each, "", None, "nothing lost", done.returncode == 0)
