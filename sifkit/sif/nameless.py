@@ -13,6 +13,7 @@ import secrets
 # What the kernel answers where a file system lacks O_TMPFILE (EISDIR: kernels before 3.11), and hard links.
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_OURS = "/proc/self/fd"
 
 
 def beside(path: str) -> str:
@@ -23,11 +24,12 @@ def beside(path: str) -> str:
 
 def open_nameless(path: str, named: str, mode: int) -> int:
     """A new file for ``path``, of ``mode`` under the umask; at ``named`` where it cannot be without a name."""
-    try:
-        return os.open(os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise OSError(error.errno, error.strerror, path) from None
+    if os.path.isdir(_OURS):  # else it could never get a name, as in a bare chroot
+        try:
+            return os.open(os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise OSError(error.errno, error.strerror, path) from None
     try:
         return os.open(named, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
@@ -49,7 +51,7 @@ def _link(fd: int, path: str) -> None:
     # Only with a directory descriptor does os.link use linkat(2), which can follow this link.
     at = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=at, follow_symlinks=True)
+        os.link(f"{_OURS}/{fd}", path, src_dir_fd=at, follow_symlinks=True)
     finally:
         os.close(at)
 

@@ -12,6 +12,7 @@ import killing
 import pytest
 
 from sifkit import sif
+from sifkit.sif import nameless
 
 PARTS = [
     sif.NewObject(sif.DataType.GENERIC, b"text"),
@@ -78,6 +79,15 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "new.sif"
+    sif.create(path, PARTS)
+    assert sif.check(path) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a bare chroot nothing could give the nameless file its name."""
+    monkeypatch.setattr(nameless, "_OURS", str(tmp_path / "proc"))
     path = tmp_path / "new.sif"
     sif.create(path, PARTS)
     assert sif.check(path) == []
