@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import images
 import pytest
 from images import MIB, Program
 from probes import IS_ROOT, needs
+from running import Start
 
 from sifkit import sif
 
@@ -150,6 +153,34 @@ def test_the_run_itself_rebuilds_it(sifkit: Program, rootfs: Path, tmp_path: Pat
     assert (said, after.st_size < 80 * MIB) == ("499\n1499\n", True)
     assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
     assert os.listdir(tmp_path / "here") == ["over.img"]
+
+
+def test_who_rebuilds_it_for_a_killed_run_keeps_it_locked(
+    sifkit: Program, start: Start, rootfs: Path, tmp_path: Path
+) -> None:
+    """As long as its own run goes on, on the new file, whose name others open."""
+    (tmp_path / "here").mkdir()
+    image = f"{tmp_path}/here/over.img"
+    sifkit.ok("overlay", "create", "--inodes", "64", image)
+    before = os.stat(image)
+    run = ("exec", "--overlay", image, str(rootfs), "sh", "-c")
+    running = start(*run, f"({MANY}); echo up; sleep 1000", env=ORDINARY)
+    running.expect("up")
+    running.signal(signal.SIGKILL)
+    running.end()
+    running.gone()
+    running = start(*run, "ls /d | wc -l; echo up; read line", env=ORDINARY, stdin=subprocess.PIPE)
+    running.expect("200")
+    running.expect("up")
+    after = os.stat(image)
+    assert (after.st_ino != before.st_ino, after.st_size < 80 * MIB) == (True, True)
+    other = sifkit(*run, "true", env=ORDINARY)
+    assert (other.returncode, "is in use for writing by" in other.stderr) == (255, True), other.stderr
+    running.process.stdin.write(b"done\n")
+    running.process.stdin.flush()
+    assert running.end() == 0
+    assert sifkit.ok(*run, "cat /d/199", env=ORDINARY) == "199\n"
+    assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
 
 
 def test_inside_a_sif_image_the_command_that_gives_inodes_is_named(

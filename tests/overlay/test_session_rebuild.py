@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -97,3 +98,20 @@ def test_killed_at_any_step_one_of_them_is_there(image: Section) -> None:
             break
     assert last > 10
     assert os.WIFSIGNALED(status) or status == 0
+
+
+def test_a_full_disk_at_any_step(image: Section) -> None:
+    """It is a matter of room, or the rebuilt image is there already; nothing is left beside it."""
+    before = os.stat(image.path).st_ino
+
+    def work() -> None:
+        with contextlib.suppress(session_room.NoRoom):
+            room(image)
+
+    for last in range(1, 1000):
+        assert killing.outcome(work, last, killing.disk_full) == 0
+        assert sorted(os.listdir(os.path.dirname(image.path))) == ["home", "over.img"]
+        assert whole(image)
+        if os.stat(image.path).st_ino != before:
+            break
+    assert last > 10
