@@ -184,10 +184,9 @@ def replacement(path: str, old: int) -> Iterator[int]:
         with contextlib.suppress(PermissionError):  # an owner or group that we may not give: it is ours then
             os.fchown(fresh.fd, status.st_uid, status.st_gid)
         os.fchmod(fresh.fd, stat.S_IMODE(status.st_mode))
-        with contextlib.suppress(OSError):  # attributes are a convenience: many file systems have none
-            for key in os.listxattr(old):
-                if not key.startswith(_RECORDS):
-                    os.setxattr(fresh.fd, key, os.getxattr(old, key))
+        for key in _attributes(old):
+            with contextlib.suppress(OSError):  # one that may not be set keeps none of the others out
+                os.setxattr(fresh.fd, key, os.getxattr(old, key))
         os.fsync(fresh.fd)
         fresh.publish()
         try:
@@ -200,3 +199,10 @@ def replacement(path: str, old: int) -> Iterator[int]:
         os.fsync(at)
     finally:
         os.close(at)
+
+
+def _attributes(fd: int) -> list[str]:
+    """The attributes to be kept: sessions that wait for the image among them. Many file systems have none."""
+    with contextlib.suppress(OSError):
+        return [key for key in os.listxattr(fd) if not key.startswith(_RECORDS)]
+    return []

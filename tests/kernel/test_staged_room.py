@@ -10,7 +10,7 @@ from pathlib import Path
 import images
 import pytest
 from images import MIB, Program
-from probes import IS_ROOT, needs
+from probes import IS_ROOT, needs, only_root
 from running import Start
 
 from sifkit import sif
@@ -180,6 +180,20 @@ def test_who_rebuilds_it_for_a_killed_run_keeps_it_locked(
     running.process.stdin.flush()
     assert running.end() == 0
     assert sifkit.ok(*run, "cat /d/199", env=ORDINARY) == "199\n"
+    assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
+
+
+@only_root
+def test_the_group_of_an_image_is_kept(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """The namespace of a run does not know it; the command that finishes the job is outside."""
+    (tmp_path / "here").mkdir()
+    image = f"{tmp_path}/here/over.img"
+    sifkit.ok("overlay", "create", "--inodes", "64", image)
+    os.chown(image, 0, 5)
+    done = sifkit("exec", "--max-size", "80M", "--overlay", image, str(rootfs), "sh", "-c", MANY, env=ORDINARY)
+    assert (done.returncode, "its group cannot be kept" in done.stderr) == (255, True), done.stderr
+    sifkit.ok(*command(done.stderr), env=ORDINARY)
+    assert (os.stat(image).st_gid, os.path.getsize(image) < 80 * MIB) == (5, True)
     assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
 
 
