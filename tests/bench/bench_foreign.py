@@ -180,9 +180,7 @@ def building(count: int) -> list[Row]:
     taken = []
     for turn in range(3):
         environment = {**here.environment, "XDG_CACHE_HOME": str(here.directory(f"layers-{count}-{turn}"))}
-        done = subprocess.run(
-            command, env=environment, cwd=here.scratch, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env=environment, cwd=here.scratch, check=True, capture_output=True, text=True)
         taken.append([float(word) for word in done.stdout.split()])
     built, looked, entries, space = map(median, zip(*taken, strict=True))
     shutil.rmtree(tree)
