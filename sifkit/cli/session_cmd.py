@@ -74,7 +74,8 @@ def show(name: str, as_json: bool) -> None:
 
 @session.command(epilog="Example: sifkit session commit node7-4711-3fa9c1")
 @_IMAGE
-@click.option("--force", is_flag=True, help="Let the session win where the overlay has been changed since.")
+@click.option("--force", is_flag=True,
+              help="Let it win where the overlay has been changed since; break a signature of the image.")  # fmt: skip
 @click.option("--no-grow", is_flag=True, help="Do not let the overlay grow when the changes do not fit.")
 @click.option("--max-size", metavar="SIZE", default="",
               help="Let it grow to SIZE at the most (default: by half of what is free).")  # fmt: skip
@@ -82,7 +83,7 @@ def show(name: str, as_json: bool) -> None:
 def commit(name: str, image: str, force: bool, no_grow: bool, max_size: str) -> None:
     """Put the changes of the session NAME, whose run has ended, into its overlay."""
     from sifkit.cli.console import CONSOLE
-    from sifkit.image import resize
+    from sifkit.image import resize, session_image
     from sifkit.runtime import replay, session_work
     from sifkit.runtime.request import Staging
 
@@ -93,6 +94,9 @@ def commit(name: str, image: str, force: bool, no_grow: bool, max_size: str) -> 
         one = _find(name)
         space = session_work.room(Staging(grow=not no_grow, most=most), resize.enlarge)
         brief = f"the changes of session {name} are not in {section.describe()} yet"
+        if not force and session_image.is_signed(section):
+            cause = "it is signed, and they would break the signature"
+            raise Failure(brief, cause, f"to put them in all the same: sifkit session commit --force {name}")
         session_work.in_namespace(one, section, space, CONSOLE, brief, force=force)
 
 

@@ -80,6 +80,11 @@ def of_spec(spec: LayerSpec) -> Chosen:
             cause = "you may not write in this file"
             raise Failure(f"{spec.source}:{spec.mode} cannot be had", cause, "use :ro, or a copy of it")
         target, warning = None, f"{spec.source} is used read-only: you may not write in this file"
+    if target is not None and target.signed:  # whoever signed it meant it as it is
+        if spec.mode in ("rw", "fuse"):
+            warning = f"{spec.source} is signed; what is written now breaks the signature"
+        else:
+            target, warning = None, f"{spec.source} is used read-only: it is signed, and :rw breaks the signature"
     lowers = tuple(part.layer() for part in reversed(found) if part is not target)
     upper = ExtOverlay(target.section, fuse=spec.mode == "fuse") if target else None
     return Chosen(lowers, upper, (warning,) if warning else ())

@@ -1,4 +1,4 @@
-"""From a session's record to its image as it is now: renamed, resized, moved inside its SIF file."""
+"""From a session's record to its image as it is now: renamed, resized, moved inside its SIF file, signed."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ def section_of(record: Record, given: str = "") -> Section:
     except (OSError, ExtError) as error:
         raise from_oserror(brief, error) if isinstance(error, OSError) else Failure(brief, str(error)) from None
     raise Failure(brief, f"{path} holds another file system now", "name the right one: --image FILE")
+
+
+def is_signed(section: Section) -> bool:
+    """Whether ``section`` lies inside a SIF image and is signed there: writing into it breaks the signature."""
+    if probe.classify(section.path).kind is not probe.Kind.SIF:
+        return False
+    from sifkit.image import sif
+
+    return any(part.signed for part in sif.overlays(section.path) if part.section.offset == section.offset)
 
 
 def _sections(path: str) -> list[Section]:

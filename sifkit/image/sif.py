@@ -64,8 +64,7 @@ def contents(path: str) -> Contents:
                     f"sifkit sif list {path} shows what it has; --overlay uses its overlay partitions",
                 )  # fmt: skip
             opened.require_inside(primary)
-            signed = signed_groups(opened.objects)
-            found = [_partition(path, d)._replace(signed=d.group in signed) for d in _overlays(opened)]
+            found = _partitions(path, opened)
             group = primary.group_id
             shown = tuple(part for part in found if part.group == group and group)
             strays = tuple(part for part in found if part not in shown)
@@ -80,7 +79,7 @@ def overlays(path: str) -> tuple[Partition, ...]:
     """All overlay partitions of ``path``, of whatever group, lowest ID first. `Failure` when there is none."""
     try:
         with sif.open(path) as opened:
-            found = tuple(_partition(path, d) for d in _overlays(opened))
+            found = tuple(_partitions(path, opened))
     except sif.SifError as error:
         raise Failure(f"cannot use the overlay {path}", str(error), f"sifkit sif check {path} tells more") from None
     except OSError as error:
@@ -91,20 +90,22 @@ def overlays(path: str) -> tuple[Partition, ...]:
     return found
 
 
-def _overlays(opened: sif.Image) -> list[Descriptor]:
+def _partitions(path: str, opened: sif.Image) -> list[Partition]:
+    signed = signed_groups(opened.objects)
     found = [d for d in opened.objects if d.partition and d.partition.part == PartType.OVERLAY]
     for descriptor in found:
         opened.require_inside(descriptor)
-    return sorted(found, key=lambda descriptor: descriptor.id)
+    found.sort(key=lambda descriptor: descriptor.id)
+    return [_partition(path, descriptor, descriptor.group in signed) for descriptor in found]
 
 
-def _partition(path: str, descriptor: Descriptor) -> Partition:
+def _partition(path: str, descriptor: Descriptor, signed: bool) -> Partition:
     section = Section(path, descriptor.offset, descriptor.size)
     found = probe.classify(path, descriptor.offset, descriptor.size)
     if found.problem or not (found.is_ext or found.kind is probe.Kind.SQUASHFS):
         cause = found.problem or f"it is a {found.kind}"
         raise Failure(f"cannot use overlay partition {descriptor.id} of {path}", cause, f"sifkit sif check {path}")
-    return Partition(descriptor.id, descriptor.group_id, section, found.is_ext)
+    return Partition(descriptor.id, descriptor.group_id, section, found.is_ext, signed)
 
 
 def _root(path: str, primary: Descriptor) -> Lower:

@@ -17,6 +17,7 @@ from sifkit import sif
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "fuse2fs", "fuse-overlayfs", "mke2fs")]
 
+
 @pytest.fixture
 def image(tmp_path: Path, rootfs_squash: Path) -> str:
     """A fresh SIF image of the test root file system."""
@@ -167,9 +168,7 @@ def test_a_running_image_cannot_be_edited_under_it(start: Start, sifkit: Program
     sifkit.ok("exec", image, "true")
 
 
-def test_readers_of_an_embedded_overlay_keep_a_casual_writer_reading(
-    start: Start, sifkit: Program, image: str
-) -> None:
+def test_readers_of_an_embedded_overlay_keep_a_casual_writer_reading(start: Start, sifkit: Program, image: str) -> None:
     sifkit.ok("overlay", "create", image)
     running = start("exec", "--read-only", image, "sh", "-c", "echo up; cat", stdin=subprocess.PIPE)
     running.expect("up")
@@ -207,6 +206,18 @@ def test_a_signed_overlay_is_written_only_when_asked(sifkit: Program, image: str
     assert Path(image).read_bytes() == before
     done = sifkit("exec", "--writable", image, "touch", "/x")
     assert (done.returncode, "breaks the signature" in done.stderr) == (0, True)
+
+
+def test_a_signed_overlay_of_another_image_too(sifkit: Program, image: str, rootfs: Path) -> None:
+    """By ``--overlay file.sif``, whose overlays are written by default."""
+    sifkit.ok("overlay", "create", image)
+    sif.add(image, sif.signature(b"signature", 1, link_group=1))
+    before = Path(image).read_bytes()
+    done = sifkit("exec", "--overlay", image, str(rootfs), "touch", "/x")
+    assert (done.returncode, "it is signed" in done.stderr, "Read-only" in done.stderr) == (1, True, True), done.stderr
+    assert Path(image).read_bytes() == before
+    done = sifkit("exec", "--overlay", f"{image}:rw", str(rootfs), "touch", "/x")
+    assert (done.returncode, "breaks the signature" in done.stderr) == (0, True), done.stderr
 
 
 def test_an_overlay_in_another_group_is_named(sifkit: Program, image: str, tmp_path: Path) -> None:

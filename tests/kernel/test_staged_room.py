@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +112,25 @@ def test_a_signed_one_does_not_grow(sifkit: Program, image: str) -> None:
     for part in done.stderr.partition("try: ")[2].split(", then "):
         sifkit.ok(*part.split()[1:], env=ORDINARY)
     assert sifkit.ok("exec", image, "sh", "-c", "md5sum < /big", env=ORDINARY) == done.stdout
+    assert sound(sifkit, image)
+
+
+def test_what_a_killed_run_left_does_not_break_a_signature_made_since(
+    start: Start, sifkit: Program, image: str
+) -> None:
+    begun = start("exec", "--writable", image, "sh", "-c", "echo late > /late; echo up; sleep 1000", env=ORDINARY)
+    begun.expect("up")
+    begun.signal(signal.SIGKILL)
+    begun.end()
+    begun.gone()
+    sif.add(image, sif.signature(b"signature", 1, link_group=1))
+    before = Path(image).read_bytes()
+    (one,) = json.loads(sifkit.ok("session", "list", "--json"))
+    done = sifkit("session", "commit", one["name"], env=ORDINARY)
+    assert (done.returncode, "it is signed" in done.stderr) == (255, True), done.stderr
+    assert Path(image).read_bytes() == before
+    sifkit.ok(*done.stderr.partition("same: ")[2].split()[1:], env=ORDINARY)
+    assert sifkit.ok("exec", image, "cat", "/late", env=ORDINARY) == "late\n"
     assert sound(sifkit, image)
 
 
