@@ -93,10 +93,11 @@ def run_as(user: pwd.struct_passwd) -> tuple[str, bool]:
     try:
         place = place_for(user, scratch)
         print(f"\n== tests as {user.pw_name} (uid {user.pw_uid}) in {place.tree}", flush=True)
-        before = leftovers.mounts()
+        places = (scratch / "tmp", Path("/dev/shm"))
+        before = leftovers.mounts() | leftovers.directories(*places)
         status = run_pytest(user, place, scratch)
-        left = leftovers.end_orphans() | (leftovers.mounts() - before) | leftovers.loops(scratch)
-        left |= leftovers.directories(scratch / "tmp", Path("/dev/shm"))
+        left = leftovers.end_orphans() | leftovers.loops(scratch)
+        left |= (leftovers.mounts() | leftovers.directories(*places)) - before
         for thing in sorted(left):
             print(f"left behind by the tests as {user.pw_name}: {thing}")
         line = f"as {user.pw_name}: {summary(scratch / 'report.xml', status)}"
@@ -188,9 +189,7 @@ def summary(report: Path, status: int) -> str:
         suite = next(ElementTree.parse(report).iter("testsuite"))
     except (OSError, ElementTree.ParseError, StopIteration):
         return f"pytest ended with status {status} and no report"
-    total, failed, errors, skipped = (
-        int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")
-    )
+    total, failed, errors, skipped = (int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped"))
     passed = total - failed - errors - skipped
     time = float(suite.get("time", "0"))
     return f"{passed} passed, {failed + errors} failed, {skipped} skipped in {time:.0f} s"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -28,6 +29,8 @@ done
 """
 DELETE = "rm -rf /usr/share/staged"  # never a name that the host may show there: its working directory is bound
 
+MEMORY = Path(f"/dev/shm/sifkit-bench-{os.getpid()}")
+
 _serial = itertools.count()
 Command = Callable[[], list[str]]
 
@@ -35,8 +38,11 @@ Command = Callable[[], list[str]]
 def rows(quick: bool) -> Iterator[Row]:
     """The figures of this module, each as soon as it is there."""
     count = 3 if quick else 7
-    for place in ("disk", "tmpfs"):
-        yield from created_and_deleted(place, count, 1 if quick else 2)
+    try:
+        for place in ("disk", "tmpfs"):
+            yield from created_and_deleted(place, count, 1 if quick else 2)
+    finally:
+        shutil.rmtree(MEMORY, ignore_errors=True)
     yield from unpacked(count, 1 if quick else 2)
     yield from starts(10 if quick else 20)
 
@@ -87,11 +93,10 @@ def new_image(size: str = "1G") -> Path:
 def image_way(mode: str, place: str, size: str = "1G") -> Callable[[], Callable[[str], list[str]]]:
     """Runs on a new image each time; the session lies beside it, or in memory."""
     here = setting.here()
-    memory = Path("/dev/shm/sifkit-bench")
-    session = [] if place == "disk" else ["--session-dir", str(memory)]
-    if session and not memory.exists():
-        memory.mkdir()
-        os.chown(memory, here.user.pw_uid, here.user.pw_gid)
+    session = [] if place == "disk" else ["--session-dir", str(MEMORY)]
+    if session and not MEMORY.exists():
+        MEMORY.mkdir()
+        os.chown(MEMORY, here.user.pw_uid, here.user.pw_gid)
 
     def make() -> Callable[[str], list[str]]:
         image = f"{new_image(size)}{mode}"
