@@ -27,6 +27,7 @@ test: test-packages lint
 
 lint: $(VENV)/installed $(VENV)/dev
 	$(VENV)/bin/ruff check --no-cache .
+	$(VENV)/bin/ruff format --no-cache --check --quiet .
 	$(VENV)/bin/mypy
 
 bench: bench-packages $(VENV)/installed $(VENV)/dev

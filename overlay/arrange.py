@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         @property
         def warnings(self) -> tuple[str, ...]: ...
 
+
 # What may lie in a directory overlay beside upper/ and work/ without being content.
 OURS = frozenset({"upper", "work", "sifkit.json", ".sifkit.lock", "lost+found"})
 
@@ -40,9 +41,7 @@ class _Taken(NamedTuple):
     demoted: bool = False
 
 
-def arrange(
-    specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None, open_sif: Callable[[LayerSpec], Container]
-) -> Arranged:
+def arrange(specs: tuple[LayerSpec, ...], tmpfs: Tmpfs | None, open_sif: Callable[[LayerSpec], Container]) -> Arranged:
     """Stack ``specs`` as Apptainer does: of read-only layers the later is on top, the writable one on all.
 
     ``open_sif`` is asked for the layers of a SIF file.

@@ -45,4 +45,3 @@ def count(layer: Tree) -> Counts:
         for mark in marks:
             spellings[mark] = spellings.get(mark, 0) + 1
     return Counts(files, directories, others, whiteouts, opaque, spellings, len(unreadable))
-

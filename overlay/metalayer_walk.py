@@ -172,9 +172,7 @@ class Walk:
             raise
 
 
-def _node(
-    path: bytes, found: os.stat_result, target: bytes, attributes: tuple[tuple[bytes, bytes], ...]
-) -> Node:
+def _node(path: bytes, found: os.stat_result, target: bytes, attributes: tuple[tuple[bytes, bytes], ...]) -> Node:
     return Node(
         path, found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns, found.st_ctime_ns,
         found.st_nlink, found.st_ino, found.st_rdev, target, attributes,

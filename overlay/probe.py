@@ -131,9 +131,7 @@ def _ext(section: Section, data: bytes) -> Probe:
 def _ext_notes(kind: Kind, facts: superblock.Superblock) -> tuple[str, ...]:
     refused = facts.refused_by_apptainer
     if kind is Kind.EXT2:
-        return (
-            "ext2, which has no journal: Apptainer refuses it, sifkit reads it; `tune2fs -j` adds a journal",
-        )
+        return ("ext2, which has no journal: Apptainer refuses it, sifkit reads it; `tune2fs -j` adds a journal",)
     if refused:
         what = "ext4" if kind is Kind.EXT4 else "ext3 with extras"
         return (f"{what} ({', '.join(refused)}): Apptainer refuses it, sifkit reads it",)

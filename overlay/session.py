@@ -140,9 +140,7 @@ def identity(section: Section) -> Identity:
         os.close(fd)
 
 
-def create(
-    root: str, section: Section, base: str, below: str, pid: int, caller: Caller | None = None
-) -> Session:
+def create(root: str, section: Section, base: str, below: str, pid: int, caller: Caller | None = None) -> Session:
     """Make an open session for ``section`` below the directory ``root``, of the process ``pid``.
 
     ``base`` and ``below``: as in `Record`. ``caller``: when this process is in a namespace of other ids.

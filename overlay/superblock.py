@@ -237,9 +237,7 @@ def parse_squash(data: bytes) -> Squash:
     """The squashfs superblock at the start of ``data`` (96 bytes). Raises ValueError when it is none."""
     if len(data) < 96 or data[:4] != SQUASH_MAGIC:
         raise ValueError("no squashfs superblock")
-    inodes, _, block_size, _, compression, block_log, _, _, major, minor = struct.unpack_from(
-        "<4I6H", data, 4
-    )
+    inodes, _, block_size, _, compression, block_log, _, _, major, minor = struct.unpack_from("<4I6H", data, 4)
     (bytes_used,) = struct.unpack_from("<Q", data, 40)
     if (major, minor) != (4, 0):
         raise ValueError(f"squashfs version {major}.{minor}; only 4.0 is known")

@@ -28,7 +28,7 @@ FILES = {
     "usr/share/demo/greeting": "hello from the base\n",
     "usr/share/demo/untouched": "nobody writes here\n",
     ".singularity.d/env/10-base.sh": "export IMAGE_ORDER=${IMAGE_ORDER:-}10\n",
-    ".singularity.d/env/90-environment.sh": 'export IMAGE_ORDER=${IMAGE_ORDER:-}90 IMAGE_GREETING=hello\n',
+    ".singularity.d/env/90-environment.sh": "export IMAGE_ORDER=${IMAGE_ORDER:-}90 IMAGE_GREETING=hello\n",
     ".singularity.d/runscript": '#!/bin/sh\necho "runscript: $*"\nexit 0\n',
 }
 

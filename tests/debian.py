@@ -81,9 +81,7 @@ def add_repository(root: Path, package: str) -> None:
     control = subprocess.run(["dpkg-deb", "-f", found[0]], capture_output=True, text=True, check=True).stdout
     data = found[0].read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    (place / "Packages").write_text(
-        f"{control}Filename: ./{found[0].name}\nSize: {len(data)}\nSHA256: {digest}\n\n"
-    )
+    (place / "Packages").write_text(f"{control}Filename: ./{found[0].name}\nSize: {len(data)}\nSHA256: {digest}\n\n")
 
 
 def _installed() -> dict[str, str]:

@@ -61,9 +61,7 @@ def said(*command: str) -> str:
     """Run ``command``; empty when it succeeds, else its last line on stderr."""
     try:
         environment = {**os.environ, "PATH": PATH}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     except OSError as error:
         return str(error)
     if done.returncode == 0:
@@ -90,7 +88,7 @@ def overlayfs() -> str:
         for name in ("lower", "upper", "work", "merged"):
             Path(scratch, name).mkdir()
         script = (
-            'mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work overlay merged'
+            "mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work overlay merged"
             " && touch merged/file && chmod u+rwx work/work"
         )
         inside = f"cd '{scratch}' && {script}"

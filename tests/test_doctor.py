@@ -102,7 +102,7 @@ def test_an_older_kernel_is_warned_of() -> None:
 @only_user
 @needs("userns")
 def test_no_user_namespaces_is_a_line_with_its_cause() -> None:
-    forbid = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     done = subprocess.run(
         ["unshare", "--map-current-user", "--keep-caps", "sh", "-c", forbid, "sh", *DOCTOR],
         capture_output=True, text=True, timeout=60,

@@ -39,7 +39,7 @@ def test_names_are_safe_and_raw_with_null(sifkit: Program, kinds: Path, kind: st
         assert shown in said.splitlines()
     raw = os.fsencode(sifkit.ok("overlay", "ls", "--null", str(kinds / kind), "names"))
     assert set(raw.split(b"\0")) == {*images.AWKWARD_NAMES, b""}
-    for name in (b"with\nnewline", b"not-utf8-\xff\xfe", b"-rf", b" leading", b"with\"double"):
+    for name in (b"with\nnewline", b"not-utf8-\xff\xfe", b"-rf", b" leading", b'with"double'):
         path = b"names/" + name
         assert os.fsencode(sifkit.ok("overlay", "cat", str(kinds / kind), os.fsdecode(path))) == b"content of " + name
 

@@ -93,9 +93,7 @@ MACHINE = re.compile(r"/wo[r]k/|/ro[o]t/\.|/home/(?!USER\b|sifkit-test\b)[a-z]+\
 
 
 def test_no_machine_is_named() -> None:
-    assert not [
-        f"{path}: {match.group()}" for path, text in texts() for match in [MACHINE.search(text)] if match
-    ]
+    assert not [f"{path}: {match.group()}" for path, text in texts() for match in [MACHINE.search(text)] if match]
 
 
 def test_no_bytecode_is_committed() -> None:

@@ -76,4 +76,3 @@ def completion(shell: str) -> None:
     known = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}[shell]
     text = known.source_template % known(cli, {}, "sifkit", VARIABLE).source_vars()
     sys.stdout.write(text.strip("\n") + "\n")
-

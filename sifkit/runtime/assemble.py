@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sifkit.runtime.staged import Staged
     from sifkit.runtime.staged_look import Look
 
+
 class Assembled(NamedTuple):
     """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped.
 

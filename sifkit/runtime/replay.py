@@ -64,9 +64,7 @@ def replay(section: Section, staging: Staging, enlarge: Enlarge | None, notify: 
     return section
 
 
-def _commit(
-    one: Pending, section: Section, staging: Staging, enlarge: Enlarge | None, notify: Notify
-) -> Section:
+def _commit(one: Pending, section: Section, staging: Staging, enlarge: Enlarge | None, notify: Notify) -> Section:
     from overlay import session_room
     from sifkit.runtime import session_work
 

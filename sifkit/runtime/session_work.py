@@ -70,6 +70,7 @@ def in_namespace(
 
     The caller holds the lock exclusively. What lies below the image is taken from the session's record.
     """
+
     def look() -> str:
         with _in_words(one, brief):
             need = session_commit.needs(one, section, force=force)

@@ -59,9 +59,7 @@ def in_use(fd: int, offset: int, size: int) -> bool:
     return bool(struct.unpack(_FLOCK, fcntl.fcntl(fd, F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
 
-def _set(
-    fd: int, command: int, offset: int, size: int, path: str, unavailable: tuple[int, ...] = _UNAVAILABLE
-) -> None:
+def _set(fd: int, command: int, offset: int, size: int, path: str, unavailable: tuple[int, ...] = _UNAVAILABLE) -> None:
     try:
         fcntl.fcntl(fd, command, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, offset, size, 0))
     except OSError as error:

@@ -114,9 +114,7 @@ def once(command: Sequence[str]) -> float:
     """Seconds that one run of ``command`` takes."""
     with open(os.devnull, "r+b") as nothing:
         begin = time.perf_counter()
-        started = subprocess.Popen(
-            command, env=here().environment, stdin=nothing, stdout=nothing, stderr=nothing
-        )
+        started = subprocess.Popen(command, env=here().environment, stdin=nothing, stdout=nothing, stderr=nothing)
         status = started.wait()
         end = time.perf_counter()
     if status != 0:

@@ -232,9 +232,7 @@ def displays() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("contain", [[], ["--contain", "-B", "/tmp/.X11-unix"]], ids=["default", "contained"])
-def test_a_display_of_the_host_can_be_reached(
-    start: Start, rootfs: Path, displays: Path, contain: list[str]
-) -> None:
+def test_a_display_of_the_host_can_be_reached(start: Start, rootfs: Path, displays: Path, contain: list[str]) -> None:
     """A stand-in for an X server where those listen, and the host's Python with its libraries as the client."""
     display = str(displays / f"sifkit-test-{os.getpid()}")
     with socket.socket(socket.AF_UNIX) as server:

@@ -68,7 +68,7 @@ def work(tmp_path: Path) -> Path:
     """A task's working directory, with a script in it."""
     path = tmp_path / "work"
     path.mkdir()
-    (path / ".command.sh").write_text("#!/bin/sh -ue\necho \"$TMPDIR:$NXF_TASK_WORKDIR\" > out.txt\npwd\n")
+    (path / ".command.sh").write_text('#!/bin/sh -ue\necho "$TMPDIR:$NXF_TASK_WORKDIR" > out.txt\npwd\n')
     return path
 
 

@@ -57,7 +57,7 @@ def test_a_home_of_ones_own(sifkit: Program, rootfs: Path, home: Path, tmp_path:
 
 
 def test_a_home_that_is_nowhere_is_empty(sifkit: Program, rootfs: Path, home: Path) -> None:
-    said = sifkit.ok("exec", "--home", "/not/here", str(rootfs), "sh", "-c", 'cd && pwd && ls -A && touch new')
+    said = sifkit.ok("exec", "--home", "/not/here", str(rootfs), "sh", "-c", "cd && pwd && ls -A && touch new")
     assert said == "/not/here\n"
     done = sifkit("exec", "--home", f"{home}/none", str(rootfs), "true")  # nothing is made on the host
     assert done.returncode == 255 and f"{home}/none" in done.stderr and not (home / "none").exists()

@@ -123,9 +123,7 @@ def test_a_base_of_another_group_can_be_changed(sifkit: Program, rootfs: Path, o
 
 
 @needs("cvmfs-host", "squashfuse")
-def test_an_own_base_on_cvmfs_is_written_at_kernel_speed(
-    sifkit: Program, cvmfs_host: CvmfsHosts, overlay: str
-) -> None:
+def test_an_own_base_on_cvmfs_is_written_at_kernel_speed(sifkit: Program, cvmfs_host: CvmfsHosts, overlay: str) -> None:
     host = cvmfs_host.own()
     plan = host.run(sifkit.path, "exec", "--dry-run", "--json", "--overlay", overlay, host.mountpoint, "true")
     assert json.loads(plan.stdout)["driver"] == "kernel", plan.stderr

@@ -106,9 +106,7 @@ def test_auto_takes_the_best_there_is(sifkit: Program, base: Path, overlay: str,
     assert "it is in the cache" in chosen("")[1]
 
 
-def test_a_way_that_cannot_be_had_is_an_error(
-    sifkit: Program, base: Path, overlay: str, env: dict[str, str]
-) -> None:
+def test_a_way_that_cannot_be_had_is_an_error(sifkit: Program, base: Path, overlay: str, env: dict[str, str]) -> None:
     command = ("exec", "--overlay", overlay, "--foreign")
     old = {**env, "SIFKIT_DEBUG_WITHOUT": "data_layers,fuse-overlayfs"}
     done = sifkit(*command, "metadata", str(base), "true", env=old)

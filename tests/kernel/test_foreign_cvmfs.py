@@ -151,9 +151,7 @@ def test_only_fuse_tells_of_revisions(tmp_path: Path) -> None:
 @only_user
 @needs("subids", "fuse2fs", "fuse-overlayfs", "mke2fs")
 @pytest.mark.parametrize("how", ["staged", "fuse"])
-def test_into_an_ext3_image(
-    sifkit: Program, foreign_tree: ForeignTree, rootfs: Path, tmp_path: Path, how: str
-) -> None:
+def test_into_an_ext3_image(sifkit: Program, foreign_tree: ForeignTree, rootfs: Path, tmp_path: Path, how: str) -> None:
     base, image = str(foreign_tree(rootfs)), str(tmp_path / "changes.img")
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "SIFKIT_OVERLAY_DRIVER": how}
     sifkit.ok("overlay", "create", "--size", "64", image)

@@ -33,9 +33,7 @@ def end(running: Running) -> None:
     assert running.end() == 143
 
 
-def test_a_second_writer_is_told_who_has_it(
-    sifkit: Program, rootfs: Path, overlay_dir: Path, writer: Running
-) -> None:
+def test_a_second_writer_is_told_who_has_it(sifkit: Program, rootfs: Path, overlay_dir: Path, writer: Running) -> None:
     """B7: host, pid, since when; and at once."""
     done = sifkit("exec", "--overlay", str(overlay_dir), str(rootfs), "true", timeout=10)
     assert done.returncode == OURS
@@ -103,9 +101,7 @@ def test_a_run_without_it_needs_no_lock(sifkit: Program, rootfs: Path, writer: R
     end(writer)
 
 
-def test_waiting_for_the_lock(
-    start: Start, rootfs: Path, overlay_dir: Path, writer: Running
-) -> None:
+def test_waiting_for_the_lock(start: Start, rootfs: Path, overlay_dir: Path, writer: Running) -> None:
     words = ["--overlay", str(overlay_dir), str(rootfs), "echo", "mine"]
     waiting = start("exec", "--wait-lock", "20", *words)
     late = start("exec", "--wait-lock", "0.1", *words)

@@ -56,18 +56,14 @@ def test_a_host_without_fuse_does_it_by_itself(sifkit: Program, image: str, cach
     assert len(trees(cache)) == 1
 
 
-def test_what_is_written_into_the_overlay_changes_nothing(
-    sifkit: Program, image: str, cache: dict[str, str]
-) -> None:
+def test_what_is_written_into_the_overlay_changes_nothing(sifkit: Program, image: str, cache: dict[str, str]) -> None:
     sifkit.ok("overlay", "create", image)
     for name in ("/a", "/b"):
         sifkit.ok("exec", "--unsquash", image, "touch", name, env=cache)
     assert len(trees(cache)) == 1
 
 
-def test_what_is_unpacked_is_never_written(
-    sifkit: Program, rootfs_squash: Path, cache: dict[str, str]
-) -> None:
+def test_what_is_unpacked_is_never_written(sifkit: Program, rootfs_squash: Path, cache: dict[str, str]) -> None:
     done = sifkit("exec", "--unsquash", "--writable", str(rootfs_squash), "touch", "/x", env=cache)
     assert (done.returncode, "read-only by nature" in done.stderr) == (255, True)
 

@@ -132,9 +132,7 @@ def test_it_grows(sifkit: Program, rootfs: Path, image: str) -> None:
 
 
 @pytest.mark.parametrize("options", [["--no-grow"], ["--max-size", "70M"]], ids=" ".join)
-def test_what_does_not_fit_stays_in_the_session(
-    sifkit: Program, rootfs: Path, image: str, options: list[str]
-) -> None:
+def test_what_does_not_fit_stays_in_the_session(sifkit: Program, rootfs: Path, image: str, options: list[str]) -> None:
     before = Path(image).read_bytes()
     script = "dd if=/dev/zero of=/big bs=1M count=100 2>/dev/null; exit 3"
     done = sifkit("exec", *options, "--overlay", image, str(rootfs), "sh", "-c", script, env=env())

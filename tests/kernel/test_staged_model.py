@@ -58,9 +58,7 @@ def base(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(
-    sifkit: Program, overlay: str, base: Path, ops: list[Any], first: int, env: dict[str, str]
-) -> dict[str, Any]:
+def run(sifkit: Program, overlay: str, base: Path, ops: list[Any], first: int, env: dict[str, str]) -> dict[str, Any]:
     binds = [f"--bind={path}" for path in ("/usr", "/lib", "/lib64") if os.path.exists(path)]
     program = ["/usr/bin/python3", "-c", (TESTDATA / "model_ops.py").read_text(), "/model"]
     asked = json.dumps({"ops": ops, "first": first})

@@ -63,9 +63,7 @@ class Shop:
 
 
 @pytest.fixture
-def shop(
-    sifkit: Program, start: Start, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Shop:
+def shop(sifkit: Program, start: Start, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     for name in ("home", "here", "local"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -66,9 +66,7 @@ def test_the_choice(stack: Stack, features: Features, situation: Situation, driv
         (NEW, "plain", "", False, ""),
     ],
 )
-def test_the_ways_over_a_foreign_base(
-    features: Features, foreign: str, layer: str, squash: bool, warning: str
-) -> None:
+def test_the_ways_over_a_foreign_base(features: Features, foreign: str, layer: str, squash: bool, warning: str) -> None:
     decision = choose(WRITABLE, features, FOREIGN._replace(foreign=foreign))
     assert (decision.layer, decision.squash) == (layer, squash)
     assert warning in decision.warning

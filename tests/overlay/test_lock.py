@@ -253,6 +253,7 @@ def test_a_file_system_that_cannot_lock_is_not_in_use(
     target: lock.Target, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """B30."""
+
     def refuse(fd: int, command: int, data: bytes = b"") -> bytes:
         if command == fcntl.F_OFD_GETLK and number in (errno.EACCES, errno.EAGAIN):
             return data[:0] + struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0)

@@ -167,9 +167,7 @@ def test_a_directory_layer_stands_changed_files(setting: Setting) -> None:
     assert setting.said.made == 2
 
 
-def test_a_large_tree_that_nothing_identifies_is_refused(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_tree_that_nothing_identifies_is_refused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metalayer, "MOST_WALKED", 3)
     with pytest.raises(Unavailable, match="more than 3 entries"):
         setting.obtain()

@@ -39,9 +39,7 @@ def occupy_dangling(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize(
-    "occupy", [occupy_file, occupy_read_only, occupy_unreadable, occupy_dangling, Path.mkdir]
-)
+@pytest.mark.parametrize("occupy", [occupy_file, occupy_read_only, occupy_unreadable, occupy_dangling, Path.mkdir])
 def test_existing_is_never_replaced(tmp_path: Path, occupy: object) -> None:
     """B1: Apptainer replaces what it may not write."""
     target = tmp_path / "a.img"

@@ -34,9 +34,7 @@ def squash(tmp_path: Path) -> Path:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/file").write_text("x")
     image = tmp_path / "a.sqfs"
-    subprocess.run(
-        [mksquashfs, str(tmp_path / "tree"), str(image), "-quiet"], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([mksquashfs, str(tmp_path / "tree"), str(image), "-quiet"], check=True, stdout=subprocess.DEVNULL)
     return image
 
 
@@ -146,10 +144,7 @@ def test_pipe_and_socket_do_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_truncated(tmp_path: Path) -> None:
     image = mkfs(tmp_path / "i", "-t", "ext3", "-j", "-J", "size=1", "-b", "1024")
     os.truncate(image, 5 * MIB)
-    assert (
-        classify(str(image)).problem
-        == f"truncated: the file system needs {8 * MIB} bytes, {5 * MIB} are there"
-    )
+    assert classify(str(image)).problem == f"truncated: the file system needs {8 * MIB} bytes, {5 * MIB} are there"
     os.truncate(image, 1500)
     assert classify(str(image)).problem.startswith("truncated")
 

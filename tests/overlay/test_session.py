@@ -62,7 +62,7 @@ def opened(image: Section, root: str = "") -> Session:
 def test_a_record_is_read_as_it_was_written(image: Section) -> None:
     made = opened(image)
     assert session.read(made.path) == made
-    changed = made.put(state=session.INTENT, base="with \"quotes\"\n\udcff", undo="/x")
+    changed = made.put(state=session.INTENT, base='with "quotes"\n\udcff', undo="/x")
     assert session.read(made.path) == changed
     assert made.record.holder.alive
 

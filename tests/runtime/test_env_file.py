@@ -25,7 +25,7 @@ HOST = {"HOSTS": "of the host", "ODD": r"a\b$c`d"}
         ("A=1\nB=${A}2$A", [("A", "1"), ("B", "121")]),
         ("A=$HOSTS", [("A", "of the host")]),
         ("A=$NO_SUCH-", [("A", "-")]),
-        ("A=\\$PATH:/x\nB=\"\\$PATH\"\nC=$A", [("A", "$PATH:/x"), ("B", "$PATH"), ("C", "$PATH:/x")]),
+        ('A=\\$PATH:/x\nB="\\$PATH"\nC=$A', [("A", "$PATH:/x"), ("B", "$PATH"), ("C", "$PATH:/x")]),
         (r"A=a\\b\"c", [("A", r"a\b\"c".replace('\\"', '"'))]),
         (r'A="a\nb\\"', [("A", "a\\nb\\")]),
         ("A=a\\\nb", [("A", "ab")]),

@@ -85,12 +85,12 @@ def test_the_library_path_keeps_the_runtimes_part() -> None:
 def test_the_prompt_is_ours_or_the_users() -> None:
     assert finish({"PS1": "Singularity> "})["PS1"] == "sifkit> "
     made = finish(PS1="it's> ")
-    done = subprocess.run(["sh", "-c", made["PROMPT_COMMAND"] + "; printf %s \"$PS1\""], capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", made["PROMPT_COMMAND"] + '; printf %s "$PS1"'], capture_output=True, text=True)
     assert (made["PS1"], done.stdout) == ("it's> ", "it's> ")
     assert finish(PROMPT_COMMAND="mine")["PROMPT_COMMAND"] == "mine"
 
 
-@pytest.mark.parametrize("value", ["", "plain", "it's", "$HOME `x` \"q\" \\n", "line\nline", "''", "ü"])
+@pytest.mark.parametrize("value", ["", "plain", "it's", '$HOME `x` "q" \\n', "line\nline", "''", "ü"])
 def test_quoting_is_exact(value: str) -> None:
     script = f"printf %s {environ.quoted(value)}"
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == value

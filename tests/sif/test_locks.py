@@ -96,10 +96,7 @@ def test_ten_adds_at_once(tmp_path: Path, contents: Callable[[str], dict[int, by
     """B33: siftool keeps 1 to 7 of them."""
     path = str(tmp_path / "image.sif")
     sif.create(path, capacity=4)  # so that the table grows in between as well
-    code = (
-        "import sys; from sifkit import sif;"
-        "sif.add(sys.argv[1], sif.NewObject(0x4007, sys.argv[2].encode() * 9999))"
-    )
+    code = "import sys; from sifkit import sif;sif.add(sys.argv[1], sif.NewObject(0x4007, sys.argv[2].encode() * 9999))"
     assert _ten([sys.executable, "-c", code], path) == [0] * 10
     assert sorted(contents(path).values()) == [b"%d" % n * 9999 for n in range(10)]
     assert sif.check(path) == []
