@@ -1,4 +1,4 @@
-"""Sessions without containers: records, markers, places, what is pending, room, conflicts, unpacked content."""
+"""Sessions without containers: records, markers, places, what is pending, room, conflicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from images import MIB
 from probes import needs
 
 from overlay import (
-    content,
-    ext_unpack,
     session,
     session_conflict,
     session_index,
@@ -263,40 +261,3 @@ def test_conflicts_are_what_both_have_changed(image: Section, tmp_path: Path) ->
         (upper / name).write_text("y")
     assert list(session_conflict.conflicts(section, str(upper), began)) == []
     assert list(session_conflict.conflicts(section, str(upper), 0)) == [b"both/file", b"ours"]
-
-
-# -- content ---------------------------------------------------------------------------------------------
-
-
-def awkward_image(place: Path, tree: Path) -> Section:
-    """An overlay image whose upper/ is the awkward tree."""
-    (place / "whole/work").mkdir(parents=True)
-    os.rename(tree, place / "whole/upper")
-    made = images.make_ext3(place / "full.img", place / "whole")
-    os.rename(place / "whole/upper", tree)
-    return Section(str(made), 0, made.stat().st_size)
-
-
-def test_content_is_remembered_until_the_image_changes(image: Section, tmp_path: Path) -> None:
-    assert content.look(image, remember=True).empty
-    section = awkward_image(tmp_path, images.make_awkward(tmp_path / "awkward"))
-    seen = content.look(section, remember=True)
-    assert (seen.empty, seen.plain, seen.owners) == (False, True, {(os.getuid(), os.getgid())})
-    assert content.look(section, remember=False) == seen
-    attribute = next(name for name in os.listxattr(section.path) if "content" in name)
-    os.setxattr(section.path, attribute, b"00000000-0 0100 1 2 3 4 5 ")
-    assert content.look(section, remember=False) == seen
-
-
-def test_unpacked_content_is_what_the_image_holds(tmp_path: Path) -> None:
-    tree = images.make_awkward(tmp_path / "awkward")
-    (tmp_path / "out").mkdir()
-    ext_unpack.unpack(awkward_image(tmp_path, tree), str(tmp_path / "out"))
-    compared = images.run("diff", "-r", "--no-dereference", str(tree), str(tmp_path / "out"))
-    assert [line for line in compared.stdout.splitlines() if "fifo" not in line and "socket" not in line] == []
-    for path in ("links/hard", "kinds/setuid", "kinds/private", "kinds/old", "kinds/holes"):
-        ours, theirs = os.lstat(tmp_path / "out" / path), os.lstat(tree / path)
-        assert (ours.st_mode, ours.st_nlink) == (theirs.st_mode, theirs.st_nlink)
-        assert ours.st_mtime_ns // 10**9 == theirs.st_mtime_ns // 10**9  # mke2fs -d keeps whole seconds
-    assert os.lstat(tmp_path / "out/kinds/holes").st_blocks < 100
-    assert os.getxattr(tmp_path / "out/kinds/empty", "user.color") == b"blue\0green"

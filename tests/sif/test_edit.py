@@ -21,49 +21,6 @@ def _raw(part: int, arch: str = "amd64", data: bytes = b"p" * 5000) -> sif.NewOb
     return sif.partition(data, sif.FsType.RAW, part, arch)
 
 
-def test_new_is_as_the_go_library_makes_it(tmp_path: Path) -> None:
-    path = tmp_path / "new.sif"
-    before = os.umask(0o022)
-    try:
-        sif.create(path, deterministic=True)
-    finally:
-        os.umask(before)
-    assert path.stat().st_size == 32176
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
-    with sif.open(path) as image:
-        assert image.header.deterministic
-        assert image.header[6:] == (ZERO_TIME, 48, 48, 4096, 28080, 32176, 0)
-
-
-def test_new_never_touches_an_existing_file(tmp_path: Path) -> None:
-    path = tmp_path / "mine"
-    path.write_bytes(b"precious")
-    with pytest.raises(FileExistsError):
-        sif.create(path)
-    assert path.read_bytes() == b"precious"
-
-
-def test_new_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "new.sif"
-    with pytest.raises(FileNotFoundError):
-        sif.create(path, [sif.NewObject(sif.DataType.GENERIC, str(tmp_path / "missing"))])
-    with pytest.raises(sif.BadValue):
-        sif.create(path, launch="x" * 32)
-    with pytest.raises(sif.BadValue):
-        sif.create(path, capacity=-1)
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("capacity", [0, 1, 53, 10000])
-def test_new_of_any_capacity(tmp_path: Path, capacity: int) -> None:
-    path = tmp_path / "new.sif"
-    sif.create(path, [TEXT], capacity=capacity)
-    with sif.open(path) as image:
-        assert image.header.total == max(1, capacity)
-        assert image.read(image.objects[0]) == b"text"
-    assert sif.check(path) == []
-
-
 def test_deterministic_stays_so(tmp_path: Path) -> None:
     path = str(tmp_path / "d.sif")
     sif.create(path, [TEXT], deterministic=True)
@@ -295,23 +252,3 @@ def test_read_only_image_is_an_oserror(image: str) -> None:
     os.chmod(image, 0o444)
     with pytest.raises(PermissionError):
         sif.add(image, TEXT)
-
-
-def test_view_is_bounded_and_seekable(image: str) -> None:
-    with sif.open(image) as opened, opened.view(opened.objects[0]) as view:
-        assert view.read() == b"bootstrap: scratch\n"
-        assert view.read(1) == b""
-        assert view.seek(-8, os.SEEK_END) == 11
-        assert (view.read(3), view.tell()) == (b"scr", 14)
-        with pytest.raises(ValueError):
-            view.seek(-1)
-
-
-def test_selection(image: str) -> None:
-    with sif.open(image) as opened:
-        assert [d.id for d in opened.select(sif.negate(sif.of_type(sif.DataType.PARTITION)))] == [1, 3]
-        assert opened.one(sif.of_part_type(sif.PartType.PRIMARY), sif.of_group(1)) == opened.primary
-        with pytest.raises(sif.MultipleObjects):
-            opened.one(sif.any_of(sif.by_id(1), sif.by_id(3)))
-        with pytest.raises(sif.ObjectNotFound):
-            opened.one(sif.all_of(sif.by_id(1), sif.by_id(3)))

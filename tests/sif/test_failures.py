@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sifkit import sif
-from sifkit.sif import guard, transfer
+from sifkit.sif import transfer
 
 ROOT = str(Path(__file__).resolve().parents[2])
 TEXT = sif.NewObject(sif.DataType.GENERIC, b"text", "name", extra=b"e" * 384)  # no part of its descriptor is empty
@@ -288,20 +288,3 @@ def test_a_failed_compaction_leaves_no_file(image: str, tmp_path: Path) -> None:
     with file_limit(100000), pytest.raises(OSError):
         sif.compact(image)
     assert (Path(image).read_bytes(), sorted(os.listdir(tmp_path))) == (before, names)
-
-
-def test_guard_without_a_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process with more threads nothing is forked; errors are undone all the same."""
-    import threading
-
-    monkeypatch.setattr(threading, "active_count", lambda: 2)
-    path = tmp_path / "file"
-    path.write_bytes(b"0123456789")
-    fd = os.open(path, os.O_RDWR)
-    with pytest.raises(RuntimeError), guard.Guard(fd) as guarded:
-        guarded.note(3, 4)
-        os.pwrite(fd, b"xxxx", 3)
-        os.pwrite(fd, b"tail", 10)
-        raise RuntimeError
-    os.close(fd)
-    assert path.read_bytes() == b"0123456789"

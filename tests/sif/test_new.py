@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from sifkit import sif
 from sifkit.sif import nameless
+from sifkit.sif.records import ZERO_TIME
 
 PARTS = [
     sif.NewObject(sif.DataType.GENERIC, b"text"),
@@ -92,3 +94,46 @@ def test_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sif.create(path, PARTS)
     assert sif.check(path) == []
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_is_as_the_go_library_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.sif"
+    before = os.umask(0o022)
+    try:
+        sif.create(path, deterministic=True)
+    finally:
+        os.umask(before)
+    assert path.stat().st_size == 32176
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    with sif.open(path) as image:
+        assert image.header.deterministic
+        assert image.header[6:] == (ZERO_TIME, 48, 48, 4096, 28080, 32176, 0)
+
+
+def test_new_never_touches_an_existing_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        sif.create(path)
+    assert path.read_bytes() == b"precious"
+
+
+def test_new_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "new.sif"
+    with pytest.raises(FileNotFoundError):
+        sif.create(path, [sif.NewObject(sif.DataType.GENERIC, str(tmp_path / "missing"))])
+    with pytest.raises(sif.BadValue):
+        sif.create(path, launch="x" * 32)
+    with pytest.raises(sif.BadValue):
+        sif.create(path, capacity=-1)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 53, 10000])
+def test_new_of_any_capacity(tmp_path: Path, capacity: int) -> None:
+    path = tmp_path / "new.sif"
+    sif.create(path, PARTS[:1], capacity=capacity)
+    with sif.open(path) as image:
+        assert image.header.total == max(1, capacity)
+        assert image.read(image.objects[0]) == b"text"
+    assert sif.check(path) == []

@@ -1,0 +1,51 @@
+"""What an ext3 overlay holds: looked at once and remembered, and unpacked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import images
+from images import MIB
+from probes import needs
+
+from overlay import content, ext_unpack
+from overlay.create import create_ext3
+from overlay.section import Section
+
+pytestmark = needs("mke2fs", "debugfs", "xattr")
+
+
+def awkward_image(place: Path, tree: Path) -> Section:
+    """An overlay image whose upper/ is the awkward tree."""
+    (place / "whole/work").mkdir(parents=True)
+    os.rename(tree, place / "whole/upper")
+    made = images.make_ext3(place / "full.img", place / "whole")
+    os.rename(place / "whole/upper", tree)
+    return Section(str(made), 0, made.stat().st_size)
+
+
+def test_content_is_remembered_until_the_image_changes(tmp_path: Path) -> None:
+    new = create_ext3(f"{tmp_path}/over.img", 64 * MIB, sparse=True).section
+    assert content.look(new, remember=True).empty
+    section = awkward_image(tmp_path, images.make_awkward(tmp_path / "awkward"))
+    seen = content.look(section, remember=True)
+    assert (seen.empty, seen.plain, seen.owners) == (False, True, {(os.getuid(), os.getgid())})
+    assert content.look(section, remember=False) == seen
+    attribute = next(name for name in os.listxattr(section.path) if "content" in name)
+    os.setxattr(section.path, attribute, b"00000000-0 0100 1 2 3 4 5 ")
+    assert content.look(section, remember=False) == seen
+
+
+def test_unpacked_content_is_what_the_image_holds(tmp_path: Path) -> None:
+    tree = images.make_awkward(tmp_path / "awkward")
+    (tmp_path / "out").mkdir()
+    ext_unpack.unpack(awkward_image(tmp_path, tree), str(tmp_path / "out"))
+    compared = images.run("diff", "-r", "--no-dereference", str(tree), str(tmp_path / "out"))
+    assert [line for line in compared.stdout.splitlines() if "fifo" not in line and "socket" not in line] == []
+    for path in ("links/hard", "kinds/setuid", "kinds/private", "kinds/old", "kinds/holes"):
+        ours, theirs = os.lstat(tmp_path / "out" / path), os.lstat(tree / path)
+        assert (ours.st_mode, ours.st_nlink) == (theirs.st_mode, theirs.st_nlink)
+        assert ours.st_mtime_ns // 10**9 == theirs.st_mtime_ns // 10**9  # mke2fs -d keeps whole seconds
+    assert os.lstat(tmp_path / "out/kinds/holes").st_blocks < 100
+    assert os.getxattr(tmp_path / "out/kinds/empty", "user.color") == b"blue\0green"
