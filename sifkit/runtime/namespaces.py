@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -84,7 +85,7 @@ def _start_in_pid_namespace(wanted: Namespaces, payload: Callable[[], NoReturn])
         raise _refused(wanted, int(words[1]) if words else 0)
     with contextlib.suppress(BrokenPipeError):  # one was killed: its status tells
         os.write(go, b"gg")
-    os.close(go)
+    # `go` stays open as long as we live: by its end the two know that we ended before they asked to be told.
     return Started(int(words[0]), int(words[1]))
 
 
@@ -108,6 +109,10 @@ def _fork(main: Callable[[], NoReturn], waiting: int) -> int:
     if not os.read(waiting, 1):
         os._exit(255)
     mounts.die_with_parent(signal.SIGKILL)
+    ended = select.poll()
+    ended.register(waiting, 0)
+    if ended.poll(0):  # POLLHUP; getppid() is 0 in a PID namespace, whoever the parent is
+        os._exit(255)
     return main()
 
 

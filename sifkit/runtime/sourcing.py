@@ -14,6 +14,7 @@ import os
 import re
 import signal
 
+from overlay import linux
 from overlay.failure import Failure
 from sifkit.runtime import environ
 from sifkit.runtime.environ import Assignment, Environment
@@ -99,9 +100,13 @@ def _own(processes: int) -> int:
 
 
 def _exported(shell: str, text: str, base: dict[str, str], processes: int) -> dict[str, str]:
+    me = os.getpid()
     child = os.fork()
     if child == 0:
         try:
+            linux.die_with_parent(signal.SIGKILL)  # stopped as it will be, nothing else would ever end it
+            if os.getppid() != me:
+                os._exit(126)
             os.execve(shell, ["sh", "-c", text], base)
         finally:
             os._exit(126)
@@ -110,8 +115,8 @@ def _exported(shell: str, text: str, base: dict[str, str], processes: int) -> di
         status = os.waitpid(child, os.WUNTRACED)[1]
         if not os.WIFSTOPPED(status):
             raise _ended(status)
-        # A stop before that is somebody's Ctrl-Z, and does not concern us.
-        if _MARK.encode() in _read(processes, number, "cmdline"):
+        # A stop before that is somebody's Ctrl-Z, and does not concern us. Sourcing, it has the mark within its text.
+        if _read(processes, number, "cmdline").endswith(f"\0{_MARK}\0".encode()):
             break
     try:
         entries = os.fsdecode(_read(processes, number, "environ")).split("\0")

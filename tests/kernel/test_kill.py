@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -97,6 +98,18 @@ def test_a_kill_of_init(
     assert running.said["stderr"].count("\n") == 1 and "init" in running.said["stderr"]
     running.gone(10)
     assert sifkit.ok("exec", *words, "cat", "/usr/share/demo/greeting", env=environment) == "hello from the base\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--pid"]], ids=" ".join)
+def test_a_kill_of_all_while_the_scripts_of_the_image_are_sourced(start: Start, tree: Path, options: list[str]) -> None:
+    """Their shell ends by stopping: one that is left would stay for ever, and with it the end of the output."""
+    (tree / ".singularity.d/env/90-wait.sh").write_text("echo sourced\nwhile kill -0 $PPID; do :; done\n")
+    running = start("exec", *options, str(tree), "true")
+    running.expect("sourced\n")
+    for pid in sorted(running.processes(), reverse=True):  # not the shell, which has none of the host's variables
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert running.end(10) == 137
 
 
 @pytest.mark.parametrize("name", ["KILL", "TERM"])

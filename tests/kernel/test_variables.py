@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from images import Program
 from probes import needs
+from running import Start, children, status, wait_for
 
 pytestmark = [pytest.mark.kernel, needs("userns")]
 
@@ -101,6 +103,27 @@ def test_a_script_that_ends_says_why_nothing_runs(sifkit: Program, tree: Path) -
     done = sifkit("exec", str(tree), "echo", "ran")
     assert (done.returncode, done.stdout) == (7, "")
     assert "not here" in done.stderr and ".singularity.d/env" in done.stderr
+
+
+def test_a_script_that_is_stopped_goes_on_where_it_was(start: Start, tree: Path) -> None:
+    (tree / ".singularity.d/env/50-stop.sh").write_text("kill -STOP $$; export LATE=1\n")
+    running = start("exec", str(tree), "sh", "-c", 'echo "$LATE"')
+    shell = wait_for(lambda: next((pid for pid in below(running.pid) if is_stopped(pid)), 0), "its stop")
+    os.kill(shell, signal.SIGCONT)
+    assert (running.end(), running.said) == (0, {"stdout": "1\n", "stderr": ""})
+
+
+def below(pid: int) -> list[int]:
+    """The living children of process ``pid``, and theirs."""
+    return [found for child in children(pid) for found in (child, *below(child))]
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether process ``pid`` is there and has stopped."""
+    try:
+        return status(pid)["State"].startswith("T")
+    except OSError:
+        return False
 
 
 def test_a_script_takes_no_more_of_the_input_than_it_reads(sifkit: Program, tree: Path) -> None:
