@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
-from overlay import mount
 from overlay.records import NamedTuple
+from overlay.stack import mount
 
 
 class Features(NamedTuple):

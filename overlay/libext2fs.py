@@ -1,4 +1,4 @@
-"""libext2fs, the library of e2fsprogs, through ctypes: what of it `overlay.ext_volume` uses, and nothing else.
+"""libext2fs, the library of e2fsprogs, through ctypes: what of it `overlay.extwrite.volume` uses, and nothing else.
 
 Its part in writing: it opens the file system, keeps the bitmaps and every counter that follows from them, hashes
 names for indexed directories, writes the undo log that e2undo reads, and puts bitmaps, group descriptors and the

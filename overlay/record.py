@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from overlay import flatjson
 
 if TYPE_CHECKING:
-    from overlay.ext_write import Writer
+    from overlay.extwrite.writer import Writer
     from overlay.section import Section
-    from overlay.tree import Tree
+    from overlay.tree.view import Tree
 
 NAME: Final = "sifkit.json"
 _LARGEST: Final = 65536
@@ -51,7 +51,7 @@ def keep(overlay: str, base: str) -> None:
         fd = os.open(f"{overlay}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
             if os.geteuid() == 0:
-                from overlay import lock
+                from overlay.locks import lock
 
                 lock.give_to_owner(fd, overlay)
             old = os.read(fd, _LARGEST)
@@ -65,7 +65,7 @@ def keep(overlay: str, base: str) -> None:
 
 def keep_in_image(writer: Writer, section: Section, base: str, added: int) -> None:
     """The same for the image in ``section``, in which ``writer`` has made ``added`` names; nothing where it is full."""
-    from overlay.extread import ExtReader
+    from overlay.extread.reader import ExtReader
 
     if writer.superblock.free_inodes - added < _SPARE_INODES:
         return
@@ -83,7 +83,7 @@ def put(writer: Writer, data: bytes) -> None:
     import stat
     import time
 
-    from overlay.ext_inode import Attributes
+    from overlay.extwrite.inode import Attributes
 
     now = time.time_ns()
     if writer.lookup(writer.root, NAME.encode()):

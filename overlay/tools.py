@@ -1,6 +1,6 @@
 """The only place that runs helper programs: found once, started without a shell, without our descriptors.
 
-`run` waits for a short-lived tool and returns what it said. `overlay.fuse` builds the long-lived FUSE
+`run` waits for a short-lived tool and returns what it said. `overlay.stack.fuse` builds the long-lived FUSE
 servers on `argv`. Nothing here is imported for a run that needs no helper.
 """
 

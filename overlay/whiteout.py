@@ -7,7 +7,7 @@
 
 Each driver shows the spelling of another as files, or the deleted names again. `scan_image` reads them all;
 `normalise_directory` rewrites an upper directory into what every driver understands; for an image that is
-only read, `overlay.whiteout_layer` says the same in layers around it.
+only read, `overlay.stack.whiteout_layer` says the same in layers around it.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
-    from overlay.extread import Entry, ExtReader
+    from overlay.extread.reader import Entry, ExtReader
 
 PREFIX: Final = b".wh."
 _RESERVED: Final = b".wh..wh."  # AUFS keeps its own things under these names

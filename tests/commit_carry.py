@@ -9,7 +9,8 @@ from pathlib import Path
 
 from delta_model import of_image
 
-from overlay import commit, e2fsprogs
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
 from overlay.section import Section
 
 

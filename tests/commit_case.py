@@ -11,7 +11,9 @@ from pathlib import Path
 
 from delta_model import comparable, of_image
 
-from overlay import commit, create, e2fsprogs
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
+from overlay.manage import create
 from overlay.section import Section
 
 MIB = 2**20

@@ -7,7 +7,7 @@ import stat
 from typing import NamedTuple
 
 from overlay.section import Section
-from overlay.tree_image import ExtTree
+from overlay.tree.image import ExtTree
 
 MARKS = (b"user.overlay.opaque", b"trusted.overlay.opaque", b"user.fuseoverlayfs.opaque")
 

@@ -1,4 +1,4 @@
-"""Layers over a base in a cache of their own: what the tests of `overlay.metalayer` share."""
+"""Layers over a base in a cache of their own: what the tests of `overlay.metalayer.layers` share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from overlay import metalayer
-from overlay.metalayer import Asked
-from overlay.metalayer_cache import Stored
+from overlay.metalayer import layers as metalayer
+from overlay.metalayer.cache import Stored
+from overlay.metalayer.layers import Asked
 
 
 class Said:

@@ -14,7 +14,7 @@ import pytest
 from probes import needs
 from sources import Import, Source, imports, inside, modules
 
-CTYPES = {"overlay.linux", "overlay.linux_file", "overlay.libext2fs", "overlay.liblz4", "sifkit.runtime.linux"}
+CTYPES = {"overlay.linux", "overlay.linux_file", "overlay.libext2fs", "overlay.squash.liblz4", "sifkit.runtime.linux"}
 SPAWN_MODULES = ("subprocess", "pty", "multiprocessing", "asyncio", "concurrent.futures")
 SPAWN_CALLS = ("system", "popen", "posix_spawn", "posix_spawnp", "spawnv", "spawnvp", "spawnl", "spawnlp")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from overlay_calls import failure, run, section_of
 
-from overlay import lock
-from overlay.create import create_ext3
 from overlay.e2fsprogs import debugfs
-from overlay.extread import ExtReader
+from overlay.extread.reader import ExtReader
+from overlay.locks import lock
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 from sifkit import sif
 

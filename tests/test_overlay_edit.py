@@ -12,8 +12,9 @@ from images import Program
 from probes import needs, only_user
 from trees import facts
 
-from overlay import e2fsprogs, lock
-from overlay.tree import DirectoryTree
+from overlay import e2fsprogs
+from overlay.locks import lock
+from overlay.tree.view import DirectoryTree
 from sifkit import sif
 from sifkit.image.target import resolve
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from overlay import e2fsprogs, edit, lock
-from overlay.ext_sink import ExtSink
+from overlay import e2fsprogs
+from overlay.extwrite.sink import ExtSink
+from overlay.locks import lock
+from overlay.manage import edit
 from overlay.section import Section
-from overlay.tree import DirectoryTree
-from overlay.tree_copy import Copier, Marks
+from overlay.tree.copy import Copier, Marks
+from overlay.tree.view import DirectoryTree
 from sifkit import sif
 from sifkit.cli.main import cli
 from sifkit.image.target import layer, resolve

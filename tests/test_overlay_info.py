@@ -12,8 +12,8 @@ import pytest
 from images import Program
 from probes import needs
 
-from overlay import edit
 from overlay import record as records
+from overlay.manage import edit
 from overlay.section import Section
 from sifkit import sif
 

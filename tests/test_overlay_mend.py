@@ -12,10 +12,12 @@ from typing import NamedTuple
 import pytest
 from overlay_calls import failure, run, section_of
 
-from overlay import lock, resize, superblock
-from overlay.check import Outcome, check
-from overlay.create import create_ext3
-from overlay.extread import ExtReader
+from overlay import superblock
+from overlay.extread.reader import ExtReader
+from overlay.locks import lock
+from overlay.manage import resize
+from overlay.manage.check import Outcome, check
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 from sifkit import sif
 from sifkit.image.resize import resize_embedded

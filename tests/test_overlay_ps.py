@@ -10,8 +10,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from overlay import lock
-from overlay.create import create_ext3
+from overlay.locks import lock
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 from sifkit import sif
 from sifkit.cli.main import cli

@@ -11,9 +11,9 @@ from pathlib import Path
 import images
 import probes
 
-from overlay import tree_layer
-from overlay.tree import Tree
-from overlay.tree_spelled import own
+from overlay.tree import layer as tree_layer
+from overlay.tree.spelled import own
+from overlay.tree.view import Tree
 
 _NOBODY = 2**32 - 1
 # u::rw- u:4711:r-- g::r-- m::rw- o::---

@@ -60,7 +60,7 @@ def list_(metadata: bool, as_json: bool) -> None:
 @options.verbosity
 def clean(metadata: bool, as_json: bool) -> None:
     """Remove from the cache what no run uses now. It is made again when it is wanted."""
-    from overlay import metalayer_cache
+    from overlay.metalayer import cache as metalayer_cache
     from overlay.size import format_size
 
     before = _entries(metadata)
@@ -98,7 +98,7 @@ def _entries(metadata: bool) -> list[Entry]:
 
 
 def _layers() -> list[Entry]:
-    from overlay import metalayer_cache
+    from overlay.metalayer import cache as metalayer_cache
 
     return [
         Entry(

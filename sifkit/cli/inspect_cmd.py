@@ -13,7 +13,7 @@ from sifkit.cli.options import verbosity, verbosity_but
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlay.tree import Tree
+    from overlay.tree.view import Tree
     from sifkit.image.metadata import Metadata
 
 # Option -> its key in the JSON, in the order in which the text shows them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from overlay.driver import WAYS
+from overlay.stack.driver import WAYS
 from sifkit.cli.run_option import Spec
 
 _SECONDS = click.FloatRange(min=0)

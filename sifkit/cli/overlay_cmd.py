@@ -16,7 +16,7 @@ from sifkit.cli.lazy import LazyGroup, Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from overlay.create import Created
+    from overlay.manage.create import Created
 
 SMALLEST = 64 * MIB  # Apptainer's, whose users expect it
 
@@ -123,7 +123,7 @@ def _given(*names: str) -> list[str]:
 
 def _create_directory(path: str, dirs: tuple[str, ...], unfit: list[str]) -> None:
     """--fakeroot asks for nothing here: whoever makes the directory owns it, and is root in a --fakeroot run."""
-    from overlay.create import create_directory
+    from overlay.manage.create import create_directory
 
     if unfit:
         raise click.UsageError(f"{', '.join(unfit)}: only for images, and {path} is to be a directory")
@@ -138,7 +138,7 @@ def _create_image(
     path: str, dirs: tuple[str, ...], size: int, sparse: bool, inodes: int | None, profile: str, fakeroot: bool,
     label: str | None,
 ) -> None:  # fmt: skip
-    from overlay.create import create_ext3
+    from overlay.manage.create import create_ext3
     from sifkit.cli.console import CONSOLE
     from sifkit.sif.sniff import is_sif
 

@@ -16,7 +16,7 @@ from sifkit.cli.names import escape
 from sifkit.cli.overlay_mend import wording
 
 if TYPE_CHECKING:
-    from overlay.loss import Losses
+    from overlay.tree.loss import Losses
 
 KINDS = ("directory", "ext3", "squashfs", "tar")
 TO = click.option("--to", type=click.Choice(KINDS), metavar="KIND",
@@ -31,7 +31,7 @@ SIZE = click.option("-s", "--size", metavar="SIZE",
 @contextlib.contextmanager
 def converting(brief: str) -> Iterator[Losses]:
     """Where a tree is read and another written: errors get words, and losses are told at the end."""
-    from overlay.loss import Losses
+    from overlay.tree.loss import Losses
 
     losses = Losses(lambda path, what: CONSOLE.info(f"{escape(path) or '/'}: not kept: {what}"))
     with wording(brief):
@@ -95,8 +95,8 @@ def convert(source: str, destination: str, to: str | None, compress: str, size: 
 @click.argument("target")
 def export(target: str) -> None:
     """Write the overlay TARGET to standard output as a tar archive, a layer as OCI images have it."""
-    from overlay.tree_spelled import FILES, SpelledTree
-    from overlay.write_tar import write_tar
+    from overlay.tree.spelled import FILES, SpelledTree
+    from overlay.tree.write_tar import write_tar
     from sifkit.cli.progress import task
     from sifkit.image import convert as library
 

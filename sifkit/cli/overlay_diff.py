@@ -13,8 +13,8 @@ from sifkit.cli.names import escape, write
 from sifkit.cli.overlay_see import NULL, complain, opened, reading
 
 if TYPE_CHECKING:
-    from overlay.delta import Change, Totals
-    from overlay.tree_layer import Unreadable
+    from overlay.manage.delta import Change, Totals
+    from overlay.tree.layer import Unreadable
 
 _LARGEST = 20
 
@@ -38,7 +38,7 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
 
     Without --base nobody can tell new from changed: all that is in the overlay is A.
     """
-    from overlay import delta
+    from overlay.manage import delta
     from sifkit.cli.progress import task
     from sifkit.image import target as targets
 

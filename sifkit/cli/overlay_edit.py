@@ -15,12 +15,12 @@ from sifkit.cli.overlay_convert import converting
 from sifkit.cli.overlay_mend import for_writing, require_writable, wording
 
 if TYPE_CHECKING:
-    from overlay.forget import Finder
-    from overlay.forget import Found as Forgotten
-    from overlay.layer_write import LayerSink
-    from overlay.loss import Losses, Report
-    from overlay.tree import Entry, Tree
-    from overlay.tree_copy import H, Sink
+    from overlay.manage.forget import Finder
+    from overlay.manage.forget import Found as Forgotten
+    from overlay.tree.copy import H, Sink
+    from overlay.tree.layer_write import LayerSink
+    from overlay.tree.loss import Losses, Report
+    from overlay.tree.view import Entry, Tree
     from sifkit.image.target import Target
 
 
@@ -68,7 +68,7 @@ def cp(source: str, destination: str, recursive: bool, base: str | None) -> int:
 
 def _source(text: str, inside: str | None, stack: contextlib.ExitStack) -> _Source:
     if inside is None:
-        from overlay.tree import DirectoryTree
+        from overlay.tree.view import DirectoryTree
 
         path = os.fsencode(text)
         tree = stack.enter_context(DirectoryTree("/"))
@@ -84,7 +84,7 @@ def _source(text: str, inside: str | None, stack: contextlib.ExitStack) -> _Sour
 
 def _copy(source: _Source, sink: Sink[H], into: H, name: bytes, path: bytes) -> int:
     """Copy to ``name`` in ``into``, which is ``path``; without a name what is in the source. The exit status."""
-    from overlay.tree_copy import Copier, Marks
+    from overlay.tree.copy import Copier, Marks
 
     copier = Copier(source.tree, sink, Marks.LEAVE if source.is_overlay else Marks.REFUSE)
     if name:
@@ -100,7 +100,7 @@ def _copy(source: _Source, sink: Sink[H], into: H, name: bytes, path: bytes) -> 
 
 def _without_owners(losses: Losses) -> Report:
     """Owners are kept by whoever may give files away; nobody else expects it."""
-    from overlay.tree_write import OWNERS
+    from overlay.tree.write import OWNERS
 
     def report(path: bytes, what: str) -> None:
         if what == OWNERS:
@@ -125,7 +125,7 @@ def _refuse_itself(source: _Source, destination: str, brief: str) -> None:
 
 
 def _to_host(source: _Source, destination: str, report: Report, brief: str, stack: contextlib.ExitStack) -> int:
-    from overlay.tree_write import DirectorySink
+    from overlay.tree.write import DirectorySink
 
     name = source.name
     parent = destination
@@ -147,8 +147,8 @@ def _to_overlay(
     source: _Source, target: Target, inside: str, base: str | None, report: Report, brief: str,
     stack: contextlib.ExitStack,
 ) -> int:  # fmt: skip
-    from overlay.tree_copy import refuse_mark
-    from overlay.upper_write import UpperSink
+    from overlay.tree.copy import refuse_mark
+    from overlay.tree.upper_write import UpperSink
 
     require_writable(target, brief)
     _refuse_itself(source, target.path, brief)
@@ -159,8 +159,8 @@ def _to_overlay(
     under = _base(target, base, stack)
     if target.is_directory:
         return _write(source, stack.enter_context(UpperSink(target.path, report)), directory, name, under)
-    from overlay import edit
-    from overlay.ext_sink import ExtSink
+    from overlay.extwrite.sink import ExtSink
+    from overlay.manage import edit
 
     writer = stack.enter_context(edit.editing(target.section, brief))
     return _write(source, ExtSink(writer, edit.upper(writer, brief), report), directory, name, under)
@@ -215,7 +215,7 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
     This deletes no file of the image: a program in a container does that. What was changed or added at PATH is
     lost; a name that the overlay deletes comes back.
     """
-    from overlay import forget as library
+    from overlay.manage import forget as library
     from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
@@ -237,8 +237,8 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
 
 
 def _forget(target: Target, known: list[Forgotten], brief: str) -> None:
-    from overlay import edit
-    from overlay import forget as library
+    from overlay.manage import edit
+    from overlay.manage import forget as library
 
     if target.is_directory:
         for what in known:

@@ -32,7 +32,7 @@ def freeze(target: str, output: str, compress: str, reproducible: bool, base: st
     """
     from overlay import newfile
     from overlay.size import format_size
-    from overlay.tree_spelled import DEVICES, SpelledTree
+    from overlay.tree.spelled import DEVICES, SpelledTree
     from sifkit.cli.progress import task
     from sifkit.image import convert as library
     from sifkit.image import freeze as freezing

@@ -12,8 +12,8 @@ from overlay.size import format_size
 from sifkit.cli.overlay_cmd import failures
 
 if TYPE_CHECKING:
-    from overlay.count import Counts
-    from overlay.info import Info
+    from overlay.manage.count import Counts
+    from overlay.manage.info import Info
     from sifkit.image.target import Target
 
 
@@ -45,9 +45,9 @@ def info(target: str, as_json: bool) -> None:
 
 
 def _look(text: str) -> _Found:
-    from overlay import count
     from overlay import record as records
-    from overlay.info import inspect
+    from overlay.manage import count
+    from overlay.manage.info import inspect
     from sifkit.image import target as targets
 
     target = targets.look(text)

@@ -14,8 +14,8 @@ from sifkit.cli.overlay_cmd import failures
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlay.inspect_upper import Oddity
-    from overlay.resize import Resized, Wish
+    from overlay.manage.inspect_upper import Oddity
+    from overlay.manage.resize import Resized, Wish
     from overlay.section import Section
     from sifkit.image.target import Target
     from sifkit.runtime.idmap import IdMap
@@ -39,14 +39,14 @@ def _signed(target: Target) -> bool:
 
 
 def place(target: Target) -> Section | str:
-    """What `overlay.lock` locks."""
+    """What `overlay.locks.lock` locks."""
     return target.path if target.is_directory else target.section
 
 
 @contextmanager
 def wording(brief: str) -> Iterator[None]:
     """What the library raises as a `Failure` that begins with ``brief``; also that somebody holds the lock."""
-    from overlay.lock import InUse
+    from overlay.locks.lock import InUse
 
     try:
         with failures(brief):
@@ -60,7 +60,8 @@ def for_writing(target: Target, brief: str) -> Iterator[None]:
     """The overlay is locked within the block, and sound at its beginning; a full one gets the hint what to do."""
     import errno
 
-    from overlay import edit, lock
+    from overlay.locks import lock
+    from overlay.manage import edit
     from sifkit.cli.console import CONSOLE
 
     with lock.acquire(place(target), exclusive=True):
@@ -87,7 +88,7 @@ def check(ctx: click.Context, target: str, fix: bool) -> None:
 
     Exit status 1 when something was found and is still there.
     """
-    from overlay import lock
+    from overlay.locks import lock
     from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 
@@ -108,9 +109,9 @@ def check(ctx: click.Context, target: str, fix: bool) -> None:
 
 def _file_system(found: Target, fix: bool) -> bool:
     """Say what e2fsck says; whether the image is sound."""
-    from overlay import check as library
-    from overlay import session_pending
-    from overlay.check import Outcome
+    from overlay.manage import check as library
+    from overlay.manage.check import Outcome
+    from overlay.session import pending as session_pending
 
     for text in session_pending.take_back(found.section) if fix else ():
         click.echo(text)
@@ -129,7 +130,7 @@ def _file_system(found: Target, fix: bool) -> bool:
 
 def _content(found: Target, fix: bool) -> list[Oddity]:
     """List what is odd about the content, mend it with ``fix``; what is left of it."""
-    from overlay import inspect_upper
+    from overlay.manage import inspect_upper
     from sifkit.cli.names import escape
 
     def look() -> list[Oddity]:
@@ -193,7 +194,7 @@ def resize(target: str, size: str | None, minimum: bool, inodes: int | None) -> 
 
 
 def _wish(size: str | None, minimum: bool, inodes: int | None) -> Wish:
-    from overlay.resize import Wish
+    from overlay.manage.resize import Wish
 
     if minimum and (size or inodes):
         raise click.UsageError("--minimum is a size of its own; leave out --size and --inodes")
@@ -214,7 +215,7 @@ def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
         from sifkit.image.resize import resize_embedded
 
         return resize_embedded(found.path, found.partition, wish)
-    from overlay.resize import resize_file
+    from overlay.manage.resize import resize_file
 
     return resize_file(found.path, wish), ""
 
@@ -228,7 +229,7 @@ def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
 @click.argument("target")
 def chown(target: str, owner: str) -> None:
     """Give all changes in the overlay TARGET to one owner, without mounting it."""
-    from overlay import chown as library
+    from overlay.manage import chown as library
     from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 

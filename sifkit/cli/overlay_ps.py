@@ -13,14 +13,14 @@ from sifkit.cli.names import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlay.in_use import Use
+    from overlay.locks.in_use import Use
 
 
 @click.command(epilog="Example: sifkit overlay ps --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ps(as_json: bool) -> None:
     """List the overlays in use on this host, and the processes that use them."""
-    from overlay.in_use import overlays
+    from overlay.locks.in_use import overlays
 
     found = [(use, name) for use in overlays() if (name := _name(use))]
     if as_json:

@@ -19,7 +19,7 @@ def remove(directory: str, yes: bool) -> None:
 
     Also what a --fakeroot run left there that belongs to your subordinate ids, which rm cannot remove.
     """
-    from overlay import lock
+    from overlay.locks import lock
     from overlay.remove import remove as remove_tree
     from sifkit.image.target import resolve
 

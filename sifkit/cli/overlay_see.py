@@ -18,8 +18,8 @@ from sifkit.cli.console import CONSOLE
 from sifkit.cli.names import escape, write
 
 if TYPE_CHECKING:
-    from overlay.tree import Entry, Tree
-    from overlay.tree_layer import Content, Unreadable
+    from overlay.tree.layer import Content, Unreadable
+    from overlay.tree.view import Entry, Tree
     from sifkit.image.target import Target
 
 NULL = click.option("-0", "--null", is_flag=True, help="End each line with NUL and leave names as they are.")
@@ -51,7 +51,9 @@ def opened(text: str) -> Iterator[tuple[Target, Tree]]:
 
 
 def _warn(found: Target) -> None:
-    from overlay import edit, lock, session_pending
+    from overlay.locks import lock
+    from overlay.manage import edit
+    from overlay.session import pending as session_pending
 
     with contextlib.suppress(OSError):
         if lock.in_use(found.section) == "write":
@@ -74,7 +76,7 @@ def complain(unreadable: list[Unreadable]) -> int:
 
 def find(tree: Tree, text: str, path: str) -> tuple[Entry, Content | None]:
     """What is at ``path`` of the overlay, and what that says if it is a directory; `Failure` when it is not there."""
-    from overlay.tree_layer import content
+    from overlay.tree.layer import content
 
     entry, here = tree.top, content(tree, tree.top)
     parts = [part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")]
@@ -117,7 +119,7 @@ def ls(target: str, path: str | None, long: bool, recursive: bool, null: bool) -
 
     Only what the overlay itself holds: files of the image that were not changed are not in it.
     """
-    from overlay import tree_layer
+    from overlay.tree import layer as tree_layer
 
     text, inside = _given(target, path)
     unreadable: list[Unreadable] = []

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.driver import WAYS
 from overlay.failure import Failure
 from overlay.features import fuse_usable
-from overlay.layer import Arranged, Directory, SquashImage, Tmpfs
+from overlay.stack.driver import WAYS
+from overlay.stack.layer import Arranged, Directory, SquashImage, Tmpfs
 from sifkit.cli import config, options
 from sifkit.cli.console import CONSOLE
 from sifkit.runtime import userns
 from sifkit.runtime.request import Layers, OnBase, Staging
 
 if TYPE_CHECKING:
-    from overlay.layer import Lower
-    from overlay.spec import LayerSpec
+    from overlay.stack.layer import Lower
+    from overlay.stack.spec import LayerSpec
     from sifkit.cli.run_option import Given
     from sifkit.image.embedded import Chosen
     from sifkit.image.resolve import Image
@@ -94,8 +94,8 @@ def _embedded(found: Image, given: Given, may_write: bool) -> Chosen | None:
 def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None, found: Image) -> Arranged:
     if not texts:
         return Arranged((), tmpfs, ())
-    from overlay.arrange import arrange, without_repeats
-    from overlay.spec import parse
+    from overlay.stack.arrange import arrange, without_repeats
+    from overlay.stack.spec import parse
 
     specs = tuple(spec for text in texts for spec in parse(text))
     return without_repeats(found.layer, arrange(specs, tmpfs, _open_sif))

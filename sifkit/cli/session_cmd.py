@@ -16,14 +16,14 @@ from sifkit.cli.names import escape
 
 if TYPE_CHECKING:
     from overlay.section import Section
-    from overlay.session import Session
+    from overlay.session.state import Session
 
 _IMAGE = click.option("--image", metavar="FILE", default="", help="Where the overlay is now, if it has been moved.")
 
 
 def _names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Of your sessions, for shells to complete."""
-    from overlay import session_index
+    from overlay.session import index as session_index
 
     return [one.record.name for one in session_index.sessions() if one.record.name.startswith(incomplete)]
 
@@ -37,7 +37,7 @@ def session() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes.")
 def list_(as_json: bool) -> None:
     """List your sessions: running ones, and what killed runs have left."""
-    from overlay import session_index
+    from overlay.session import index as session_index
 
     facts = [_seen(one, partial(_facts, one)) for one in session_index.sessions()]
     if as_json:
@@ -105,7 +105,8 @@ def commit(name: str, image: str, force: bool, no_grow: bool, max_size: str) -> 
 @click.argument("name", shell_complete=_names)
 def drop(name: str, image: str) -> None:
     """Give the changes of the session NAME up, for good. Its overlay is as it was before that run."""
-    from overlay import session_marker, session_pending
+    from overlay.session import marker as session_marker
+    from overlay.session import pending as session_pending
     from sifkit.cli.console import CONSOLE
     from sifkit.runtime import replay, session_work
 
@@ -133,7 +134,8 @@ def recover(name: str, image: str) -> None:
 
     All of yours, or the session NAME. Changes that are not in their overlay stay where they are.
     """
-    from overlay import session_index, session_pending
+    from overlay.session import index as session_index
+    from overlay.session import pending as session_pending
     from sifkit.cli.console import CONSOLE
     from sifkit.runtime import replay, session_work
 
@@ -170,7 +172,7 @@ def _seen(one: Session, look: Callable[[], Any]) -> Any:
 
 
 def _facts(one: Session) -> dict[str, Any]:
-    from overlay import session_index
+    from overlay.session import index as session_index
 
     record = one.record
     size = session_index.measure(one)
@@ -203,9 +205,9 @@ def _short(size: int) -> str:
 
 
 def _changes(one: Session) -> Iterator[dict[str, Any]]:
-    from overlay import delta
-    from overlay.tree import DirectoryTree
-    from overlay.tree_layer import Unreadable
+    from overlay.manage import delta
+    from overlay.tree.layer import Unreadable
+    from overlay.tree.view import DirectoryTree
     from overlay.whiteout import KERNEL_MARK
 
     unreadable: list[Unreadable] = []
@@ -216,7 +218,7 @@ def _changes(one: Session) -> Iterator[dict[str, Any]]:
 
 
 def _reachable(name: str) -> Session | None:
-    from overlay import session_index
+    from overlay.session import index as session_index
 
     return next((one for one in session_index.sessions() if one.record.name == name), None)
 
@@ -240,8 +242,8 @@ def _ended(name: str, what: str) -> Session:
 @contextlib.contextmanager
 def _locked(one: Session, image: str, what: str) -> Iterator[Section]:
     """The section of the session's overlay, locked for writing."""
-    from overlay import lock
     from overlay.failure import from_oserror
+    from overlay.locks import lock
     from sifkit.image import session_image
 
     section = session_image.section_of(one.record, image)

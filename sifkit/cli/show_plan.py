@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from overlay.driver import Decision
+from overlay.stack.driver import Decision
 from sifkit.runtime import capabilities
 from sifkit.runtime.plan import Plan
 

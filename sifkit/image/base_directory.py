@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from overlay.failure import Failure
-from overlay.tree import DirectoryTree, Entry
+from overlay.tree.view import DirectoryTree, Entry
 
 _LEAST_SUBORDINATE = 65536  # useradd(8) gives ranges from 100000; nobody has them among the ids of people
 

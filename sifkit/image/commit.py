@@ -14,16 +14,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from overlay import lock, newfile
+from overlay import newfile
 from overlay.failure import Failure
+from overlay.locks import lock
 from overlay.section import Section
 from sifkit import sif
 from sifkit.image import convert, target
 from sifkit.sif import DataType, Descriptor, FsType, NewObject, PartType
 
 if TYPE_CHECKING:
-    from overlay.loss import Report
-    from overlay.tree import Tree
+    from overlay.tree.loss import Report
+    from overlay.tree.view import Tree
 
 PROVENANCE: Final = "sifkit-commit.json"
 SIF: Final = "SIF"
@@ -53,7 +54,7 @@ def opened(reference: str, changes: target.Target | None) -> Iterator[Base]:
 
     Overlays in a SIF image belong to it, as runs see it, but for ``changes`` itself.
     """
-    from overlay.tree_merged import MergedTree
+    from overlay.tree.merged import MergedTree
 
     with contextlib.ExitStack() as stack:
         tree = target.base(reference)
@@ -120,7 +121,7 @@ def commit(base: Base, layer: Tree, name: str, wish: Wish, report: Report) -> Ma
 
     Raises FileExistsError and other OSError, `Failure`, and what the trees raise.
     """
-    from overlay.tree_merged import MergedTree
+    from overlay.tree.merged import MergedTree
 
     path, kind, compress, keep_owners, command = wish
     merged = MergedTree(base.tree, layer, keep_owners=keep_owners)
@@ -132,7 +133,7 @@ def commit(base: Base, layer: Tree, name: str, wish: Wish, report: Report) -> Ma
     if kind == convert.TAR:
         return Made(convert.write_archive(merged, path, report))
     from overlay.remove import remove
-    from overlay.tree_write import write_directory
+    from overlay.tree.write import write_directory
 
     with newfile.new_directory(path, remove) as fresh:
         os.chmod(fresh, 0o700)  # until it is complete, when it gets the root's mode
@@ -215,8 +216,8 @@ class _Hash:
 
 def layer_digest(layer: Tree) -> str:
     """The digest of what `sifkit overlay export` writes of ``layer``: the same whatever kind of overlay holds it."""
-    from overlay.tree_spelled import FILES, SpelledTree
-    from overlay.write_tar import write_tar
+    from overlay.tree.spelled import FILES, SpelledTree
+    from overlay.tree.write_tar import write_tar
 
     sink: Any = _Hash()
     write_tar(SpelledTree(layer, FILES), sink, lambda *_: None)

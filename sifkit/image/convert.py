@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Final
 
-from overlay import lock, newfile
+from overlay import newfile
 from overlay.failure import Failure, from_oserror
+from overlay.locks import lock
 from overlay.size import format_size
 
 if TYPE_CHECKING:
-    from overlay.loss import Report
-    from overlay.sqwrite import Compression
-    from overlay.tree import Tree
+    from overlay.squash.writer import Compression
+    from overlay.tree.loss import Report
+    from overlay.tree.view import Tree
     from sifkit.image.target import Target
 
 DIRECTORY, EXT3, SQUASHFS, TAR = "directory", "ext3", "squashfs", "tar"
@@ -51,7 +52,7 @@ def is_tar(path: str) -> bool:
 
 
 def place(target: Target) -> lock.Target:
-    """What `overlay.lock` locks."""
+    """What `overlay.locks.lock` locks."""
     return target.path if target.is_directory else target.section
 
 
@@ -84,7 +85,8 @@ def require_whole(found: Target, brief: str) -> None:
     """
     if not found.is_ext:
         return
-    from overlay import edit, session_pending
+    from overlay.manage import edit
+    from overlay.session import pending as session_pending
 
     session_pending.refuse(found.section, brief)
     mend = f"sifkit overlay check --fix {found.text}"
@@ -98,8 +100,8 @@ def _own(found: Target) -> Tree | None:
     """An ordinary user's directory, with what he closed to himself."""
     if not found.is_directory or os.geteuid() == 0:
         return None
-    from overlay.tree_own import OwnTree
-    from overlay.upper import marks
+    from overlay.stack.upper import marks
+    from overlay.tree.own import OwnTree
 
     tree = OwnTree(os.path.join(found.path, "upper"))
     tree.opaque_marks = marks(found.path)
@@ -108,7 +110,7 @@ def _own(found: Target) -> Tree | None:
 
 def archive(stream: IO[bytes], scratch: str) -> Tree:
     """The tar archive in ``stream`` as a tree. Raises OSError, TarError."""
-    from overlay.tree_tar import TarTree
+    from overlay.tree.tar import TarTree
     from sifkit.image.zstd import unzstd_stream
 
     return TarTree(stream, unzstd_stream, scratch)
@@ -117,11 +119,11 @@ def archive(stream: IO[bytes], scratch: str) -> Tree:
 def compression(name: str) -> Compression:
     """One of `COMPRESSIONS`."""
     if name == "gzip":
-        from overlay.sqwrite import gzip
+        from overlay.squash.writer import gzip
 
         return gzip()
     if name == "lz4":
-        from overlay.liblz4 import lz4
+        from overlay.squash.liblz4 import lz4
 
         return lz4()
     from sifkit.image.zstd import zstd
@@ -136,7 +138,7 @@ def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "
 
     Raises FileExistsError and other OSError, `Failure`, what the tree raises.
     """
-    from overlay.tree_spelled import DEVICES, FILES, SpelledTree
+    from overlay.tree.spelled import DEVICES, FILES, SpelledTree
 
     spelled = SpelledTree(tree, FILES if kind == TAR else DEVICES)
     if kind == DIRECTORY:
@@ -151,7 +153,7 @@ def write(tree: Tree, path: str, kind: str, report: Report, *, compress: str = "
 
 def write_archive(tree: Tree, path: str, report: Report) -> int:
     """Write ``tree`` as the new tar archive ``path``; its size."""
-    from overlay.write_tar import write_tar
+    from overlay.tree.write_tar import write_tar
 
     with newfile.new_file(path, new_mode(0o666)) as fresh:
         with open(fresh.fd, "wb", buffering=1 << 20, closefd=False) as stream:
@@ -184,7 +186,7 @@ def fill_squash(
 
     ``made``: when, in seconds since 1970, None for now. ``latest``: the latest time that a file in it may have.
     """
-    from overlay import sqwrite
+    from overlay.squash import writer as sqwrite
 
     when = int(time.time()) if made is None else made
     return sqwrite.write_squash(tree, fd, compression(compress), report, time=when, latest=latest)
@@ -200,8 +202,9 @@ def scratch_file(path: str) -> Iterator[int]:
 
 def write_image(tree: Tree, path: str, report: Report, size: int | None) -> None:
     """Write ``tree`` as the upper/ of the new ext3 image ``path``, sparse, of ``size`` bytes or large enough."""
-    from overlay import create, write_ext
-    from overlay.ext_volume import NoSpace
+    from overlay.extwrite import fresh as write_ext
+    from overlay.extwrite.volume import NoSpace
+    from overlay.manage import create
 
     wanted = write_ext.needs(tree)
     inodes = wanted.inodes * 5 // 4 + 1024
@@ -220,7 +223,7 @@ def write_image(tree: Tree, path: str, report: Report, size: int | None) -> None
 def write_overlay_directory(tree: Tree, path: str, report: Report) -> None:
     """Write ``tree`` as the upper/ of the new directory overlay ``path``."""
     from overlay.remove import remove
-    from overlay.tree_write import write_directory
+    from overlay.tree.write import write_directory
 
     with newfile.new_directory(path, remove) as fresh:
         os.chmod(fresh, 0o700)  # until it is complete

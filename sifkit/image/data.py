@@ -6,8 +6,8 @@ import os
 
 from overlay import probe
 from overlay.failure import Failure, from_oserror
-from overlay.layer import ExtImage, ExtOverlay, SquashImage
 from overlay.section import Section
+from overlay.stack.layer import ExtImage, ExtOverlay, SquashImage
 
 
 def layer(path: str, number: int, readonly: bool, text: str) -> SquashImage | ExtImage | ExtOverlay:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overlay.create import Created, format_ext3
 from overlay.failure import Failure
+from overlay.manage.create import Created, format_ext3
 from overlay.section import Section
 from sifkit import sif
 from sifkit.sif import Descriptor, FsType, PartType
@@ -24,7 +24,7 @@ def create_overlay(
 ) -> Created:
     """Add an ext3 overlay partition of ``size`` bytes to the image ``path``, in the group of its root.
 
-    The other arguments are those of `overlay.create.format_ext3`.
+    The other arguments are those of `overlay.manage.create.format_ext3`.
 
     `Failure`, each with its own sentence, for an image that is signed, encrypted, has no root or has an ext3
     overlay already. Interrupted at any point, the image is as it was.

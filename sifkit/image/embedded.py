@@ -11,8 +11,8 @@ import os
 from typing import NamedTuple
 
 from overlay.failure import Failure
-from overlay.layer import ExtOverlay, Lower
-from overlay.spec import LayerSpec
+from overlay.stack.layer import ExtOverlay, Lower
+from overlay.stack.spec import LayerSpec
 from sifkit.image import sif
 from sifkit.image.resolve import Image
 from sifkit.image.sif import Partition

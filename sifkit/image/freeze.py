@@ -13,8 +13,8 @@ from sifkit.image import convert, target
 from sifkit.sif import DataType, Descriptor, FsType, PartType
 
 if TYPE_CHECKING:
-    from overlay.loss import Report
-    from overlay.tree import Tree
+    from overlay.tree.loss import Report
+    from overlay.tree.view import Tree
 
 
 def moment(reproducible: bool) -> tuple[int, int | None]:

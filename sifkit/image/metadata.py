@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from overlay.failure import Failure
 
 if TYPE_CHECKING:
-    from overlay.tree import Entry, Tree
+    from overlay.tree.view import Entry, Tree
 
 OF_IMAGE: Final = b"/.singularity.d"
 APPS: Final = b"/scif/apps"

@@ -1,7 +1,7 @@
 """Resizing an ext3 overlay partition inside a SIF image.
 
 It grows where it is: what lies behind it is moved to the end of the file first, then its descriptor says the
-new size (a partition may be longer than its file system), then the file system grows (`overlay.resize_grow`).
+new size (a partition may be longer than its file system), then the file system grows (`overlay.manage.resize_grow`).
 It shrinks on a copy, or is rebuilt with more inodes, behind everything else; the descriptor is switched, the old
 place becomes a hole, and the image is compacted. Killed between any two of these, the image is whole, and the overlay
 the old or the new one.
@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from overlay import lock, resize, resize_grow
 from overlay.failure import Failure
-from overlay.resize import Resized, Wanted, Wish
+from overlay.locks import lock
+from overlay.manage import resize, resize_grow
+from overlay.manage.resize import Resized, Wanted, Wish
 from overlay.section import Section
 from overlay.superblock import Superblock
 from sifkit import sif
@@ -57,10 +58,10 @@ def enlarge(section: Section, size: int, inodes: int = 0) -> Section:
 
     With ``inodes`` it is rebuilt: a file only, as a partition would have to move, and the caller's lock with it.
 
-    Where it is then. For who holds its lock exclusively (`overlay.session_room.Enlarge`). Raises NoRoom with the reason
+    Where it is then. For who holds its lock exclusively (`overlay.session.room.Enlarge`). Raises NoRoom with the reason
     when it cannot grow where it is, OSError, ToolError.
     """
-    from overlay import session_room
+    from overlay.session import room as session_room
 
     if not section.offset:
         return session_room.enlarge_file(section, size, inodes)

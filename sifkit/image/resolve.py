@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, Lower, SquashImage
 from overlay.records import NamedTuple
+from overlay.stack.layer import Directory, Lower, SquashImage
 
 if TYPE_CHECKING:
     from sifkit.image.sif import Partition

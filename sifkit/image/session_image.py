@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from overlay import probe, session
-from overlay.extread import ExtError
+from overlay import probe
+from overlay.extread.reader import ExtError
 from overlay.failure import Failure, from_oserror
 from overlay.section import Section
+from overlay.session import state as session
 
 if TYPE_CHECKING:
-    from overlay.session import Record
+    from overlay.session.state import Record
 
 
 def section_of(record: Record, given: str = "") -> Section:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from overlay import probe
 from overlay.failure import Failure, from_oserror
-from overlay.layer import ExtImage, Lower, SquashImage
 from overlay.section import Section
+from overlay.stack.layer import ExtImage, Lower, SquashImage
 from sifkit import sif
 from sifkit.sif import Descriptor, FsType, PartType
 from sifkit.sif.integrity import signed_groups
@@ -37,7 +37,7 @@ class Partition(NamedTuple):
         """It as a read-only layer."""
         if not self.ext:
             return SquashImage(self.section)
-        from overlay import image  # the ext reader: not for the usual SIF, which has none
+        from overlay.stack import image  # the ext reader: not for the usual SIF, which has none
 
         return ExtImage(self.section, image.top_directory(self.section))
 

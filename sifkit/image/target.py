@@ -20,7 +20,7 @@ from overlay.probe import Kind, Probe
 from overlay.section import Section
 
 if TYPE_CHECKING:
-    from overlay.tree import Tree
+    from overlay.tree.view import Tree
     from sifkit.sif import Descriptor, Image
 
 _PARTITION = re.compile(r"(.+)#([0-9]{1,9})")
@@ -207,9 +207,9 @@ def _primary(path: str) -> int:
 
 
 def _opened(target: Target, text: str, *, upper: bool, base: bool = False) -> Tree:
-    from overlay.tree import DirectoryTree
-    from overlay.tree_image import ExtTree, SquashTree
-    from overlay.upper import marks
+    from overlay.stack.upper import marks
+    from overlay.tree.image import ExtTree, SquashTree
+    from overlay.tree.view import DirectoryTree
     from sifkit.image.base_directory import BaseDirectory
 
     try:

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from overlay import tools
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, SquashImage
 from overlay.remove import remove
+from overlay.stack.layer import Directory, SquashImage
 
 
 class Progress(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING
 
-from overlay.sqread_unpack import SquashError
+from overlay.squash.unpack import SquashError
 
 if TYPE_CHECKING:
-    from overlay.sqwrite import Compression
+    from overlay.squash.writer import Compression
 
 _LEVEL = 15  # mksquashfs's
 
@@ -51,6 +51,6 @@ def zstd() -> Compression:
     """What kernels from 4.14 on read: as small as gzip or smaller, and several times as fast to read."""
     import zstandard
 
-    from overlay.sqwrite import Compression
+    from overlay.squash.writer import Compression
 
     return Compression("zstd", lambda: zstandard.ZstdCompressor(level=_LEVEL).compress)

@@ -6,17 +6,18 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from overlay import driver, features, linux, mount, tools
-from overlay.attached import Attached, Owner
+from overlay import features, linux, tools
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
 from overlay.records import NamedTuple
+from overlay.stack import driver, mount
+from overlay.stack.attached import Attached, Owner
+from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
 from sifkit.runtime import bindmount, on_base, points, writable
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH
 
 if TYPE_CHECKING:
-    from overlay import fuse
+    from overlay.stack import fuse
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.staged import Staged
     from sifkit.runtime.staged_look import Look
@@ -121,7 +122,7 @@ def _say(chosen: on_base.Chosen, notify: Notify) -> None:
     if decision.warning:
         notify.warning(decision.warning)
     if layer is not None:
-        from overlay.metalayer import unreadable
+        from overlay.metalayer.layers import unreadable
 
         notify.debug(f"layer on the base: {layer.record.entries} entries at {layer.tree}")
         if text := unreadable(layer):
@@ -131,7 +132,7 @@ def _say(chosen: on_base.Chosen, notify: Notify) -> None:
 def _attach(layers: tuple[Lower, ...], found: features.Features, owner: Owner | None) -> list[Attached]:
     if all(isinstance(layer, Directory) for layer in layers):
         return [Attached(layer.path, "as it is") for layer in layers if isinstance(layer, Directory)]
-    from overlay.attach import attach_all  # images need FUSE or loop devices, directories nothing
+    from overlay.stack.attach import attach_all  # images need FUSE or loop devices, directories nothing
 
     return attach_all(layers, f"{SCRATCH}/images", found, owner)
 
@@ -208,7 +209,7 @@ def _lowers(layers: tuple[Lower, ...], attached: list[Attached], decision: drive
     for number, (layer, entry) in enumerate(zip(layers, attached, strict=True)):
         here = [entry.path]
         if decision.by_kernel and isinstance(layer, ExtImage):
-            from overlay.attach import kernel_layers
+            from overlay.stack.attach import kernel_layers
 
             here = kernel_layers(layer, entry, f"{SCRATCH}/images/{number}")
         groups += [tuple(here)] if number else []

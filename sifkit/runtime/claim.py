@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage
 from overlay.section import Section
+from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage
 
 if TYPE_CHECKING:
-    from overlay.session_room import Enlarge
+    from overlay.session.room import Enlarge
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
 
@@ -41,7 +41,7 @@ def claim(plan: Plan, wait: float, held: ExitStack, notify: Notify, enlarge: Enl
         _claim_shown(image.layer, wait, held, notify)
     if isinstance(plan.stack.upper, Overlay):
         from overlay import record
-        from overlay.upper import prepare
+        from overlay.stack.upper import prepare
 
         _lock(plan.stack.upper.path, True, wait, held, notify)
         prepare(plan.stack.upper)
@@ -75,13 +75,13 @@ def _claim_shown(layer: SquashImage | ExtImage | ExtOverlay, wait: float, held: 
 
 
 def _is_being_read(section: Section) -> bool:
-    from overlay import lock
+    from overlay.locks import lock
 
     return lock.in_use(section) == "read"
 
 
 def _reading(plan: Plan, upper: ExtOverlay) -> Plan:
-    from overlay import image
+    from overlay.stack import image
 
     layer = ExtImage(upper.section, image.top_directory(upper.section))
     return plan._replace(stack=plan.stack._replace(lowers=(layer, *plan.stack.lowers), upper=None))
@@ -89,7 +89,7 @@ def _reading(plan: Plan, upper: ExtOverlay) -> Plan:
 
 def _hold_partition(section: Section, wait: float, held: ExitStack) -> None:
     """Keep editors of the SIF from moving or deleting the partition under us; where locks work, that is."""
-    from overlay import lock
+    from overlay.locks import lock
 
     try:
         held.enter_context(lock.acquire(section, exclusive=False, wait=wait))
@@ -106,14 +106,14 @@ def settle(plan: Plan, notify: Notify) -> None:
     if plan.privileged and isinstance(upper, ExtOverlay | Overlay):
         _clear_work(upper)
     if isinstance(upper, ExtOverlay):
-        from overlay import image
+        from overlay.stack import image
 
         if full := image.ran_out(upper.section):
             notify.warning(full)
 
 
 def _clear_work(upper: ExtOverlay | Overlay) -> None:
-    from overlay import workdir
+    from overlay.stack import workdir
 
     with suppress(OSError):  # the run is over, and the next one can do it
         if isinstance(upper, Overlay):
@@ -123,7 +123,7 @@ def _clear_work(upper: ExtOverlay | Overlay) -> None:
 
 
 def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, notify: Notify) -> None:
-    from overlay import lock  # only for what can be locked
+    from overlay.locks import lock  # only for what can be locked
 
     path = target if isinstance(target, str) else target.describe()
     try:
@@ -140,7 +140,8 @@ def _lock(target: Section | str, exclusive: bool, wait: float, held: ExitStack, 
 
 def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) -> list[Directory]:
     """Lock an image to read it, sound; layers with changes of killed runs that are not in it yet."""
-    from overlay import image, lock
+    from overlay.locks import lock
+    from overlay.stack import image
     from sifkit.runtime import replay
 
     if (cut := replay.cut_off(section)) and not lock.in_use(section):
@@ -163,7 +164,7 @@ def _read_image(section: Section, wait: float, held: ExitStack, notify: Notify) 
 
 
 def _prepare_image(plan: Plan, section: Section, enlarge: Enlarge | None, notify: Notify) -> Section:
-    from overlay import content, image
+    from overlay.stack import content, image
     from sifkit.runtime import replay
 
     replay.roll_back(section, notify)
@@ -182,7 +183,7 @@ def _prepare_image(plan: Plan, section: Section, enlarge: Enlarge | None, notify
 
 
 def _make_sound(section: Section, notify: Notify) -> None:
-    from overlay import image
+    from overlay.stack import image
 
     if mended := image.make_sound(section):
         notify.warning(f"{section.describe()}: {mended}")

@@ -7,13 +7,13 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from overlay import driver
-from overlay.layer import Tmpfs
+from overlay.stack import driver
+from overlay.stack.layer import Tmpfs
 from sifkit.runtime import assemble, children, claim, init, linux, on_base, points, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
-    from overlay.session_room import Enlarge
+    from overlay.session.room import Enlarge
     from sifkit.runtime.notify import Notify
 
 

@@ -9,16 +9,16 @@ import os
 from typing import TYPE_CHECKING
 
 from overlay import linux
-from overlay.layer import ExtImage, ExtOverlay, SquashImage
 from overlay.records import NamedTuple
+from overlay.stack.layer import ExtImage, ExtOverlay, SquashImage
 from sifkit.runtime import bindmount, inroot
 from sifkit.runtime.scratch import SCRATCH
 from sifkit.runtime.steps import Root, Target
 
 if TYPE_CHECKING:
-    from overlay import fuse
-    from overlay.attached import Owner
     from overlay.features import Features
+    from overlay.stack import fuse
+    from overlay.stack.attached import Owner
 
 PLACE = f"{SCRATCH}/data"
 
@@ -74,7 +74,7 @@ class DataImage(NamedTuple):
 
 def attach(images: tuple[DataImage, ...], features: Features, owner: Owner | None) -> tuple[fuse.Server, ...]:
     """Mount ``images`` in our namespace; the servers are to be stopped at the end."""
-    from overlay.attach import attach_all, attach_writable
+    from overlay.stack.attach import attach_all, attach_writable
 
     servers = []
     os.mkdir(PLACE, 0o755)

@@ -22,8 +22,8 @@ from sifkit.runtime import assemble, children, linux, namespaces, payload, scrat
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
-    from overlay.fuse import Server
-    from overlay.session_room import Enlarge
+    from overlay.session.room import Enlarge
+    from overlay.stack.fuse import Server
     from sifkit.runtime.notify import Notify
 
 ORPHANED = signal.SIGRTMIN + 7
@@ -160,7 +160,7 @@ def _one_signal(child: int, stopped: bool, seconds: float) -> int:
 
 
 def _server_ended(server: Server, notify: Notify) -> None:
-    from overlay import fuse
+    from overlay.stack import fuse
 
     said = fuse.messages(server) or "it said nothing"
     notify.warning(f"{server.name} ended unexpectedly, and the files it served are gone: {said}")
@@ -194,7 +194,7 @@ def _all_gone(kept: Kept, seconds: float) -> bool:
 
 
 def _stop(server: Server, notify: Notify) -> None:
-    from overlay import fuse
+    from overlay.stack import fuse
 
     fuse.stop(server)
     for line in fuse.remarks(server):
@@ -210,7 +210,7 @@ def _stop_at(point: str, serving: dict[int, Server], notify: Notify) -> None:
 def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify: Notify) -> None:
     """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
     if serving:
-        from overlay import fuse
+        from overlay.stack import fuse
 
         for server in reversed(serving.values()):
             if not fuse.serves(server):  # it is on its way out, and the payload has ended of that before it

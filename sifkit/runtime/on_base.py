@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from overlay import driver
 from overlay.failure import Failure
-from overlay.layer import Directory
 from overlay.records import NamedTuple
+from overlay.stack import driver
+from overlay.stack.layer import Directory
 from sifkit.runtime import points
 from sifkit.runtime.scratch import SCRATCH
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlay.features import Features
-    from overlay.metalayer import Asked
-    from overlay.metalayer_cache import Stored
+    from overlay.metalayer.cache import Stored
+    from overlay.metalayer.layers import Asked
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
 
@@ -40,7 +40,7 @@ def foresee(plan: Plan, found: Features, situation: driver.Situation) -> driver.
     """The driver's choice for a plan that is only shown; layers are neither made nor looked at closely."""
     if not wanted(plan):
         return driver.choose(plan.stack, found, situation)
-    from overlay import metalayer
+    from overlay.metalayer import layers as metalayer
 
     def cached(asked: Asked) -> bool:
         assert isinstance(plan.stack.base, Directory)
@@ -60,7 +60,7 @@ def choose(plan: Plan, found: Features, situation: driver.Situation, notify: Not
     base = plan.stack.base
     if not wanted(plan) or not isinstance(base, Directory):
         return Chosen(driver.choose(plan.stack, found, situation))
-    from overlay import metalayer
+    from overlay.metalayer import layers as metalayer
 
     here = metalayer.base_of(base.path, plan.revision)
     beside = _beside(plan)
@@ -97,7 +97,7 @@ def _beside(plan: Plan) -> bool:
 
 
 def _asked(plan: Plan, kind: driver.Layer) -> Asked:
-    from overlay.metalayer import Asked
+    from overlay.metalayer.layers import Asked
 
     explicit = plan.on_base.foreign == kind or plan.on_base.build
     return Asked(kind or "metadata", plan.privileged, plan.on_base.most_bytes, explicit)
@@ -107,7 +107,7 @@ def _trial(decision: driver.Decision, base: str) -> Callable[[str], None]:
     """Mounts a new layer as the run will, where nobody sees it: whether the cache's file system serves."""
 
     def mount_it(tree: str) -> None:
-        from overlay import mount
+        from overlay.stack import mount
 
         point = f"{SCRATCH}/probe/layer-{decision.layer}"
         os.mkdir(point)
@@ -140,7 +140,8 @@ def settle(plan: Plan, notify: Notify) -> None:
     before = plan.revision
     if before is None:
         return
-    from overlay import metalayer, revision
+    from overlay import revision
+    from overlay.metalayer import layers as metalayer
 
     now = revision.at(before.point)
     if now is None or now.root_hash == before.root_hash:

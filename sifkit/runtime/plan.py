@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from overlay import revision
 from overlay.failure import USAGE, Failure
-from overlay.layer import Directory, Overlay, Stack
 from overlay.records import NamedTuple
+from overlay.stack.layer import Directory, Overlay, Stack
 from sifkit.runtime import defaults, environ, foreign, linux
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind

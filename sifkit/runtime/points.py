@@ -6,13 +6,13 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlay.layer import Directory
+from overlay.stack.layer import Directory
 from sifkit.runtime import inroot
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH
 
 if TYPE_CHECKING:
-    from overlay.driver import Points
+    from overlay.stack.driver import Points
     from sifkit.runtime.step import Step
 
 PLACE = f"{SCRATCH}/points"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from overlay import session_pending
 from overlay.e2fsprogs import ToolError
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory
+from overlay.session import pending as session_pending
+from overlay.stack.layer import Directory
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
     from overlay.section import Section
-    from overlay.session_pending import Pending
-    from overlay.session_room import Enlarge
+    from overlay.session.pending import Pending
+    from overlay.session.room import Enlarge
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.request import Staging
 
@@ -65,7 +65,7 @@ def replay(section: Section, staging: Staging, enlarge: Enlarge | None, notify: 
 
 
 def _commit(one: Pending, section: Section, staging: Staging, enlarge: Enlarge | None, notify: Notify) -> Section:
-    from overlay import session_room
+    from overlay.session import room as session_room
     from sifkit.runtime import session_work
 
     assert one.session is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from overlay.layer import Lower, Writable
 from overlay.records import NamedTuple
+from overlay.stack.layer import Lower, Writable
 from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind
 

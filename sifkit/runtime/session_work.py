@@ -7,17 +7,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from overlay import session, session_commit, session_room
 from overlay.e2fsprogs import ToolError
-from overlay.extread import ExtError
+from overlay.extread.reader import ExtError
 from overlay.failure import Failure, from_oserror
+from overlay.session import commit as session_commit
+from overlay.session import room as session_room
+from overlay.session import state as session
 from sifkit.runtime import idmap, inside
 
 if TYPE_CHECKING:
     from overlay.section import Section
-    from overlay.session import Session
-    from overlay.session_commit import Done, Room
-    from overlay.session_room import Enlarge
+    from overlay.session.commit import Done, Room
+    from overlay.session.room import Enlarge
+    from overlay.session.state import Session
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.request import Staging
 

@@ -10,10 +10,12 @@ import os
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-from overlay import content as contents
-from overlay import session, session_index, session_marker
 from overlay.failure import Failure, from_oserror
-from overlay.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Stack
+from overlay.session import index as session_index
+from overlay.session import marker as session_marker
+from overlay.session import state as session
+from overlay.stack import content as contents
+from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Stack
 from overlay.superblock import ExtError
 from sifkit.runtime import children
 from sifkit.runtime.scratch import SCRATCH
@@ -22,10 +24,10 @@ from sifkit.runtime.staged_look import SMALL_INODES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlay.content import Content
     from overlay.section import Section
-    from overlay.session import Session
-    from overlay.session_room import Enlarge
+    from overlay.session.room import Enlarge
+    from overlay.session.state import Session
+    from overlay.stack.content import Content
     from sifkit.runtime.assemble import Assembled
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
@@ -90,8 +92,8 @@ def _like_the_image(section: Section, upper: str, content: Content) -> None:
         os.chmod(upper, content.mode)
         os.utime(upper, ns=(content.mtime_ns, content.mtime_ns))
         return
-    from overlay.extread import ExtReader
-    from overlay.look_like import look_like
+    from overlay.extread.look_like import look_like
+    from overlay.extread.reader import ExtReader
 
     with ExtReader(section) as reader:
         top = reader.lookup(b"/upper")
@@ -100,7 +102,7 @@ def _like_the_image(section: Section, upper: str, content: Content) -> None:
 
 
 def _unpack(section: Section, target: str) -> None:
-    from overlay.ext_unpack import unpack
+    from overlay.extread.unpack import unpack
 
     os.mkdir(target, 0o700)
     unpack(section, target)
@@ -154,7 +156,8 @@ def _commit_and_exit(
     """In the child: its signals are blocked as init's are, so that no terminal and no batch system ends it half way."""
     brief = f"the changes are not in {staged.section.describe()} yet (the payload's status was {status})"
     try:
-        from overlay import session_room, whiteout
+        from overlay import whiteout
+        from overlay.session import room as session_room
         from sifkit.runtime import session_work
 
         if assembled.decision.driver == "fuse-overlayfs":

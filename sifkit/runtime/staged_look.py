@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from overlay import content as contents
-from overlay import session_place
 from overlay.failure import Failure
 from overlay.features import without
+from overlay.session import place as session_place
+from overlay.stack import content as contents
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
-    from overlay.content import Content
-    from overlay.layer import ExtOverlay
     from overlay.section import Section
-    from overlay.session_place import Place
+    from overlay.session.place import Place
+    from overlay.stack.content import Content
+    from overlay.stack.layer import ExtOverlay
     from sifkit.runtime.plan import Plan
 
 # Unpacked rather than mounted: measured, 30 files take as long to unpack as fuse2fs to start (docs/staged-writes.md).
@@ -60,7 +60,8 @@ def look(plan: Plan, upper: ExtOverlay, fuse: bool) -> Look:
 
 def _unfit(section: Section) -> str:
     """Why a commit could not write into the image; "": it can."""
-    from overlay import ext_fit, superblock
+    from overlay import superblock
+    from overlay.extwrite import fit as ext_fit
 
     fd = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
     try:

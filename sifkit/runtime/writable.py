@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from overlay import linux
 from overlay.failure import from_oserror
-from overlay.layer import ExtOverlay, Overlay, Tmpfs
 from overlay.records import NamedTuple
+from overlay.stack.layer import ExtOverlay, Overlay, Tmpfs
 from sifkit.runtime.scratch import SCRATCH, on_disk
 
 if TYPE_CHECKING:
-    from overlay import driver, features
-    from overlay.fuse import Server
-    from overlay.layer import Writable
+    from overlay import features
+    from overlay.stack import driver
+    from overlay.stack.fuse import Server
+    from overlay.stack.layer import Writable
     from sifkit.runtime.plan import Plan
 
 
@@ -52,7 +53,7 @@ def _open(upper: Writable | None, found: features.Features, name: driver.Name) -
     if isinstance(upper, Overlay) and name == "staged":  # new, and ours
         return Opened(upper.upper, upper.work)
     if isinstance(upper, Overlay):
-        from overlay.upper import make_ready
+        from overlay.stack.upper import make_ready
 
         try:
             make_ready(upper, name)
@@ -89,8 +90,8 @@ def _disk() -> str:
 
 
 def _image(upper: ExtOverlay, by_kernel: bool) -> tuple[str, Server | None]:
-    from overlay.attach import attach_writable
-    from overlay.image import unify_whiteouts
+    from overlay.stack.attach import attach_writable
+    from overlay.stack.image import unify_whiteouts
 
     place = f"{SCRATCH}/image"
     os.mkdir(place)

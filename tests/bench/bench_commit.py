@@ -16,7 +16,9 @@ import commit_case
 import setting
 from row import Row
 
-from overlay import commit, create, e2fsprogs
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
+from overlay.manage import create
 from overlay.section import Section
 
 MIB = 2**20

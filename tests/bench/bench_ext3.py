@@ -12,9 +12,10 @@ from pathlib import Path
 import setting
 from row import Row
 
-from overlay import lock, tools
-from overlay.create import create_ext3
-from overlay.extread import ExtReader
+from overlay import tools
+from overlay.extread.reader import ExtReader
+from overlay.locks import lock
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 
 MS = 0.001

@@ -41,7 +41,7 @@ print(json.dumps([statistics.median(times) for times in taken]))
 """
 BUILD = """
 import contextlib, sys, time
-from overlay import metalayer
+from overlay.metalayer import layers as metalayer
 class Says:
     warning = info = print
     task = staticmethod(lambda text: contextlib.nullcontext(lambda done: None))

@@ -15,16 +15,18 @@ from pathlib import Path
 import setting
 from row import Row
 
-from overlay import edit, lock, tools
-from overlay.chown import chown_image
-from overlay.create import create_ext3
+from overlay import tools
 from overlay.e2fsprogs import debugfs, e2fsck
-from overlay.ext_sink import ExtSink
-from overlay.resize import Wish, resize_file
+from overlay.extwrite.sink import ExtSink
+from overlay.locks import lock
+from overlay.manage import edit
+from overlay.manage.chown import chown_image
+from overlay.manage.create import create_ext3
+from overlay.manage.resize import Wish, resize_file
 from overlay.section import Section
-from overlay.tree import DirectoryTree
-from overlay.tree_copy import Copier, Marks
-from overlay.tree_image import ExtTree
+from overlay.tree.copy import Copier, Marks
+from overlay.tree.image import ExtTree
+from overlay.tree.view import DirectoryTree
 
 MIB = 2**20
 GIB = 2**30

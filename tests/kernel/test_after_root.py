@@ -11,9 +11,9 @@ import pytest
 from images import Program
 from probes import needs, only_root
 
-from overlay import workdir
-from overlay.extread import ExtReader
+from overlay.extread.reader import ExtReader
 from overlay.section import Section
+from overlay.stack import workdir
 
 pytestmark = [pytest.mark.kernel, only_root, needs("userns", "overlayfs", "setpriv")]
 

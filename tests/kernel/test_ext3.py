@@ -13,7 +13,7 @@ import pytest
 from images import MIB, Program
 from probes import IS_ROOT, needs, only_root, only_user
 
-from overlay.extread import ExtReader
+from overlay.extread.reader import ExtReader
 from overlay.section import Section
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "fuse2fs", "fuse-overlayfs", "mke2fs", "debugfs")]

@@ -15,9 +15,9 @@ from images import CvmfsHosts, Program
 from probes import needs, only_user
 
 from overlay import revision
-from overlay.layer import Directory
-from overlay.metalayer import base_of
+from overlay.metalayer.layers import base_of
 from overlay.revision import Revision
+from overlay.stack.layer import Directory
 from sifkit.cli.console import Console
 from sifkit.runtime import on_base, plan
 from sifkit.runtime.identity import Identity

@@ -12,7 +12,7 @@ from images import Program
 from probes import needs
 from running import Running, Start, wait_for
 
-from overlay import lock
+from overlay.locks import lock
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs")]
 

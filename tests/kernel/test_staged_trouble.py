@@ -14,7 +14,7 @@ from images import MIB, Program
 from probes import IS_ROOT, needs, only_root
 from running import Start
 
-from overlay.create import create_ext3
+from overlay.manage.create import create_ext3
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "fuse2fs", "mke2fs", "debugfs", "xattr")]
 
@@ -131,8 +131,10 @@ def test_another_host_takes_back_a_commit_that_was_cut_off(shop: Shop, tmp_path:
 
 def cut_off(shop: Shop, script: str) -> str:
     """A session on node7 whose commit changed half of the image when it was killed; its name."""
-    from overlay import commit, session, session_marker
+    from overlay.commit import carry as commit
     from overlay.section import Section
+    from overlay.session import marker as session_marker
+    from overlay.session import state as session
 
     shop.killed(script, SIFKIT_DEBUG_HOST="node7", SIFKIT_SESSION_DIR=str(shop.local))
     (entry,) = os.listdir(shop.local)

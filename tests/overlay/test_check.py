@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs
-from overlay.check import Outcome, check, needs_check
-from overlay.create import create_ext3, format_ext3
+from overlay.manage.check import Outcome, check, needs_check
+from overlay.manage.create import create_ext3, format_ext3
 from overlay.section import Section
 
 MIB = 2**20

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from probes import only_root, only_user
 
-from overlay.check import Outcome, check
-from overlay.chown import chown_directory, chown_image, parse_owner
-from overlay.create import create_ext3, format_ext3
 from overlay.e2fsprogs import debugfs
-from overlay.extread import ExtReader
+from overlay.extread.reader import ExtReader
 from overlay.failure import Failure
+from overlay.manage.check import Outcome, check
+from overlay.manage.chown import chown_directory, chown_image, parse_owner
+from overlay.manage.create import create_ext3, format_ext3
 from overlay.section import Section
 
 MIB = 2**20

@@ -11,8 +11,9 @@ import pytest
 from commit_carry import carry, delete, names, opaque
 from delta_model import of_image
 
-from overlay import commit, create
-from overlay.extread import ExtReader
+from overlay.commit import carry as commit
+from overlay.extread.reader import ExtReader
+from overlay.manage import create
 from overlay.section import Section
 
 MIB = 2**20

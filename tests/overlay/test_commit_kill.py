@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from commit_case import BLOCK, MIB, SIZE, Case, ignore, kill, start, tree
 
-from overlay import commit, create, e2fsprogs, ext_volume
-from overlay.ext_volume import NoSpace
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
+from overlay.extwrite import volume as ext_volume
+from overlay.extwrite.volume import NoSpace
 from overlay.failure import Failure
+from overlay.manage import create
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from probes import IS_ROOT
 
-from overlay import commit, create, e2fsprogs
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
+from overlay.manage import create
 from overlay.section import Section
 
 MIB = 2**20
@@ -105,7 +107,7 @@ def ignore(_text: str) -> None:
 
 
 def of_image_or_nothing(section: Section) -> dict:  # type: ignore[type-arg]
-    from overlay.extread import ExtReader
+    from overlay.extread.reader import ExtReader
 
     with ExtReader(section) as reader:
         there = reader.lookup(b"/upper") is not None

@@ -12,8 +12,8 @@ from commit_carry import carry, delete, names
 from delta_model import comparable, of_directory
 from probes import needs, only_root
 
-from overlay import create
-from overlay.extread import ExtReader
+from overlay.extread.reader import ExtReader
+from overlay.manage import create
 from overlay.section import Section
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"

@@ -9,9 +9,10 @@ import images
 from images import MIB
 from probes import needs
 
-from overlay import content, ext_unpack
-from overlay.create import create_ext3
+from overlay.extread import unpack as ext_unpack
+from overlay.manage.create import create_ext3
 from overlay.section import Section
+from overlay.stack import content
 
 pytestmark = needs("mke2fs", "debugfs", "xattr")
 

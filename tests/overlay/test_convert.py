@@ -14,9 +14,9 @@ from probes import IS_ROOT, PATH, needs, only_root, only_user
 from trees import layer_facts, make_layer
 
 from overlay.section import Section
-from overlay.tree import DirectoryTree, Tree
-from overlay.tree_image import ExtTree, SquashTree
-from overlay.tree_tar import TarTree
+from overlay.tree.image import ExtTree, SquashTree
+from overlay.tree.tar import TarTree
+from overlay.tree.view import DirectoryTree, Tree
 from sifkit.image.zstd import unzstd, unzstd_stream
 
 pytestmark = needs("xattr")
@@ -211,7 +211,7 @@ def test_refusals(sifkit: Program, changes: Path, tmp_path: Path) -> None:
 
 
 def test_one_in_use_for_writing_is_refused(sifkit: Program, changes: Path, tmp_path: Path) -> None:
-    from overlay import lock
+    from overlay.locks import lock
 
     with lock.acquire(str(changes), exclusive=True):
         done = sifkit("overlay", "convert", str(changes), str(tmp_path / "new.sqfs"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs
-from overlay.create import create_ext3, format_ext3
+from overlay.manage.create import create_ext3, format_ext3
 from overlay.probe import Kind, classify
 from overlay.section import Section
 from overlay.superblock import Superblock
@@ -208,7 +208,7 @@ def test_tool_failure_is_worded_and_leaves_nothing(tmp_path: Path) -> None:
     limited = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20));"
-        "from overlay.create import create_ext3\n"
+        "from overlay.manage.create import create_ext3\n"
         f"try: create_ext3({str(tmp_path / 'a.img')!r}, 16*2**20)\n"
         "except OSError as error: print(error)\n"
     )

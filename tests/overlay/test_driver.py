@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from overlay.driver import Situation, choose, file_system
 from overlay.failure import Failure
 from overlay.features import Features
-from overlay.layer import Directory, Overlay, Stack, Tmpfs
 from overlay.mountinfo import fstype
+from overlay.stack.driver import Situation, choose, file_system
+from overlay.stack.layer import Directory, Overlay, Stack, Tmpfs
 
 NEW = Features(overlay=True, why_not="", lowerdir_append=True, tmpfs_xattr=True, fuse=True, loop=False)
 OLD = NEW._replace(overlay=False, why_not="Operation not permitted")

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from probes import needs
 
-from overlay import check, whiteout, whiteout_layer
-from overlay.create import create_ext3
-from overlay.extread import ExtReader
+from overlay import whiteout
+from overlay.extread.reader import ExtReader
+from overlay.manage import check
+from overlay.manage.create import create_ext3
 from overlay.section import Section
+from overlay.stack import whiteout_layer
 
 MIB = 2**20
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"

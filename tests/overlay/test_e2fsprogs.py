@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs, tools
-from overlay.create import create_ext3, format_ext3
 from overlay.e2fsprogs import ToolError
 from overlay.failure import Failure
+from overlay.manage.create import create_ext3, format_ext3
 from overlay.probe import classify
 from overlay.section import Section
 

@@ -16,9 +16,11 @@ import pytest
 from delta_model import comparable, of_directory, of_image
 from probes import needs, only_root
 
-from overlay import commit, create, e2fsprogs
-from overlay.ext_inode import Attributes
-from overlay.ext_write import Writer, unchanged
+from overlay import e2fsprogs
+from overlay.commit import carry as commit
+from overlay.extwrite.inode import Attributes
+from overlay.extwrite.writer import Writer, unchanged
+from overlay.manage import create
 from overlay.section import Section
 from overlay.superblock import ExtError
 

@@ -12,8 +12,8 @@ import pytest
 from ext_variants import MIB, VARIANTS, attributes, make, tree
 
 from overlay import e2fsprogs
-from overlay.create import create_ext3
-from overlay.extread import ExtError, ExtReader, Inode
+from overlay.extread.reader import ExtError, ExtReader, Inode
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 
 
@@ -157,7 +157,7 @@ def test_nodes_times_and_owners_by_debugfs(tmp_path: Path) -> None:
 
 
 def test_access_control_lists_as_setxattr_wants_them() -> None:
-    from overlay.extread_xattr import _acl
+    from overlay.extread.xattr import _acl
 
     stored = bytes.fromhex("01000000010007000200050011270000040005001000050020000500")
     given = _acl(1, stored)

@@ -10,8 +10,8 @@ import pytest
 from ext_variants import MIB, VARIANTS, attributes, make, tree
 
 from overlay import e2fsprogs
-from overlay.create import create_ext3
-from overlay.extread import ExtError, ExtReader
+from overlay.extread.reader import ExtError, ExtReader
+from overlay.manage.create import create_ext3
 from overlay.section import Section
 
 

@@ -19,8 +19,8 @@ from probes import needs, only_user
 from trees import layer_facts, make_layer
 
 from overlay.section import Section
-from overlay.tree import DirectoryTree
-from overlay.tree_image import SquashTree
+from overlay.tree.image import SquashTree
+from overlay.tree.view import DirectoryTree
 from sifkit import sif
 from sifkit.image.zstd import unzstd
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay import check, lock, whiteout
-from overlay.extread import ExtReader
-from overlay.info import inspect
+from overlay import whiteout
+from overlay.extread.reader import ExtReader
+from overlay.locks import lock
+from overlay.manage import check
+from overlay.manage.info import inspect
 from overlay.probe import Kind, classify
 from overlay.section import Section
 

@@ -12,7 +12,7 @@ from images import Program
 from probes import needs
 
 from overlay.section import Section
-from overlay.tree_image import SquashTree
+from overlay.tree.image import SquashTree
 from sifkit.image.zstd import unzstd
 
 # Names of one file: in one directory and in others, empty, with a fragment and with blocks, and not only files.

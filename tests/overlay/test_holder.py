@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import holder as records
+from overlay.locks import holder as records
 
 
 @given(st.text(), st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)))

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from overlay import e2fsprogs, lock
-from overlay.create import create_ext3
+from overlay import e2fsprogs
 from overlay.failure import Failure
-from overlay.info import inspect
+from overlay.locks import lock
+from overlay.manage.create import create_ext3
+from overlay.manage.info import inspect
 from overlay.section import Section
 from sifkit.cli.overlay_cmd import overlay
 

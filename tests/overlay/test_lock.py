@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from overlay import holder as records
-from overlay import lock, ofd
-from overlay.lock import CannotLock, InUse, acquire
+from overlay.locks import holder as records
+from overlay.locks import lock, ofd
+from overlay.locks.lock import CannotLock, InUse, acquire
 from overlay.section import Section
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 HOLD = """
 import os, sys, time
-from overlay.lock import acquire
+from overlay.locks.lock import acquire
 from overlay.section import Section
 kind, path, offset, size, how, family = sys.argv[1:7]
 target = path if kind == "directory" else Section(path, int(offset), int(size))

@@ -11,9 +11,12 @@ import pytest
 from layers import Said, Setting, grow
 from probes import needs, only_root
 
-from overlay import deep, metalayer, metalayer_cache, metalayer_walk
-from overlay.metalayer import Asked, Unavailable
-from overlay.metalayer_node import Node
+from overlay import deep
+from overlay.metalayer import cache as metalayer_cache
+from overlay.metalayer import layers as metalayer
+from overlay.metalayer import walk as metalayer_walk
+from overlay.metalayer.layers import Asked, Unavailable
+from overlay.metalayer.node import Node
 
 pytestmark = needs("xattr")
 

@@ -12,9 +12,10 @@ import pytest
 from layers import Setting, grow
 from probes import needs, only_root, only_user
 
-from overlay import metalayer, metalayer_cache
-from overlay.metalayer import Asked, Unavailable
-from overlay.metalayer_record import BadRecord, decode, encode
+from overlay.metalayer import cache as metalayer_cache
+from overlay.metalayer import layers as metalayer
+from overlay.metalayer.layers import Asked, Unavailable
+from overlay.metalayer.record import BadRecord, decode, encode
 
 pytestmark = needs("xattr")
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_read_is_listed(setting: Setting) -> None:
 
 BUILDER = """
 import contextlib, os, sys
-from overlay import metalayer, metalayer_write
+from overlay.metalayer import layers as metalayer, write as metalayer_write
 class Says:
     def warning(self, text): print(text, flush=True)
     info = warning

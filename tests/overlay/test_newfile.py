@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from overlay import e2fsprogs, linux_file, newfile
-from overlay.create import create_directory, create_ext3
+from overlay.manage.create import create_directory, create_ext3
 from overlay.section import Section
 
 MIB = 2**20
@@ -107,7 +107,7 @@ def test_error_leaves_nothing(tmp_path: Path, way: str) -> None:
 
 def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
     code = (
-        "import sys; from overlay.create import create_ext3\n"
+        "import sys; from overlay.manage.create import create_ext3\n"
         "sys.stdin.read()\n"
         f"create_ext3({str(tmp_path / 'a.img')!r}, 16*2**20, owner=(int(sys.argv[1]), 0))\n"
     )
@@ -127,7 +127,7 @@ def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """B34: and whatever was left does no harm to the next one."""
-    code = f"from overlay.create import create_ext3; create_ext3({str(tmp_path / 'a.img')!r}, 64*2**20)"
+    code = f"from overlay.manage.create import create_ext3; create_ext3({str(tmp_path / 'a.img')!r}, 64*2**20)"
     complete = 0
     chance = random.Random(7)
     for _ in range(30):

@@ -19,14 +19,15 @@ from images import Program
 from killing import die, disk_full, outcome
 from probes import needs
 
-from overlay import e2fsprogs, lock, superblock
-from overlay.check import Outcome, check
-from overlay.create import create_ext3
-from overlay.extread import ExtReader
+from overlay import e2fsprogs, superblock
+from overlay.extread.reader import ExtReader
 from overlay.failure import Failure
-from overlay.resize import Wish, resize_file
+from overlay.locks import lock
+from overlay.manage.check import Outcome, check
+from overlay.manage.create import create_ext3
+from overlay.manage.resize import Wish, resize_file
 from overlay.section import Section
-from overlay.tree_image import ExtTree
+from overlay.tree.image import ExtTree
 from sifkit import sif
 from sifkit.image.resize import resize_embedded
 from sifkit.image.target import resolve

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from killing import die, disk_full, outcome
 
-from overlay import e2fsprogs, ext_transaction, lock, resize, resize_grow, superblock, tools
-from overlay.check import Outcome, check
-from overlay.create import create_ext3, format_ext3
-from overlay.extread import ExtReader
+from overlay import e2fsprogs, superblock, tools
+from overlay.extread.reader import ExtReader
+from overlay.extwrite import transaction as ext_transaction
 from overlay.failure import Failure
-from overlay.resize import Wish, resize_file
+from overlay.locks import lock
+from overlay.manage import resize, resize_grow
+from overlay.manage.check import Outcome, check
+from overlay.manage.create import create_ext3, format_ext3
+from overlay.manage.resize import Wish, resize_file
 from overlay.section import Section
 
 MIB = 2**20

@@ -12,19 +12,17 @@ import pytest
 from images import MIB
 from probes import needs
 
-from overlay import (
-    session,
-    session_conflict,
-    session_index,
-    session_marker,
-    session_pending,
-    session_place,
-    session_room,
-)
-from overlay.create import create_ext3
 from overlay.failure import Failure
+from overlay.manage.create import create_ext3
 from overlay.section import Section
-from overlay.session import Session
+from overlay.session import conflict as session_conflict
+from overlay.session import index as session_index
+from overlay.session import marker as session_marker
+from overlay.session import pending as session_pending
+from overlay.session import place as session_place
+from overlay.session import room as session_room
+from overlay.session import state as session
+from overlay.session.state import Session
 from sifkit.image import convert
 
 pytestmark = needs("mke2fs", "debugfs", "xattr")

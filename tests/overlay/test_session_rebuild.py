@@ -13,9 +13,13 @@ import pytest
 from images import MIB
 from probes import needs
 
-from overlay import lock, session, session_marker, session_pending, session_room
-from overlay.create import create_ext3
+from overlay.locks import lock
+from overlay.manage.create import create_ext3
 from overlay.section import Section
+from overlay.session import marker as session_marker
+from overlay.session import pending as session_pending
+from overlay.session import room as session_room
+from overlay.session import state as session
 
 pytestmark = needs("mke2fs", "debugfs", "xattr")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from overlay.failure import Failure
-from overlay.spec import LayerSpec, parse
+from overlay.stack.spec import LayerSpec, parse
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import probes
 import pytest
 from trees import facts
 
-from overlay import tree_layer
 from overlay.section import Section
-from overlay.sqread_unpack import SquashError, unpacker
-from overlay.tree import DirectoryTree, Tree
-from overlay.tree_image import ExtTree, SquashTree
+from overlay.squash.unpack import SquashError, unpacker
+from overlay.tree import layer as tree_layer
+from overlay.tree.image import ExtTree, SquashTree
+from overlay.tree.view import DirectoryTree, Tree
 from sifkit.image.zstd import unzstd
 
 

@@ -12,10 +12,11 @@ import pytest
 from opaque_marks import tree
 from probes import needs
 
-from overlay import e2fsprogs, whiteout, whiteout_layer
-from overlay.create import create_ext3
-from overlay.extread import ExtError, ExtReader
+from overlay import e2fsprogs, whiteout
+from overlay.extread.reader import ExtError, ExtReader
+from overlay.manage.create import create_ext3
 from overlay.section import Section
+from overlay.stack import whiteout_layer
 
 MIB = 2**20
 

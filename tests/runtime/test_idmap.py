@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.layer import Directory
+from overlay.stack.layer import Directory
 from sifkit.runtime import identity, idmap, plan, preflight_programs
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.idmap import Span

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from overlay.failure import Failure
-from overlay.layer import Directory, Overlay, SquashImage, Tmpfs
 from overlay.section import Section
+from overlay.stack.layer import Directory, Overlay, SquashImage, Tmpfs
 from sifkit.runtime import memory, plan
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.request import Home, Layers, Mounts, Request

@@ -1,0 +1,1 @@
+"""Squashfs 4.0, read and written without mounting."""

@@ -1,0 +1,1 @@
+"""Stacking: what a user asked for as layers, attached and mounted."""

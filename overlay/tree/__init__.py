@@ -1,0 +1,1 @@
+"""Trees of files, whatever holds them: one view to read them by, sinks to write them to."""
