@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sifkit.cli import subids
 from sifkit.cli.names import escape, write
 from sifkit.cli.overlay_see import NULL, complain, opened, reading
 
@@ -44,9 +45,12 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
 
     if null and (as_json or stat):
         raise click.UsageError("--null: not together with --json or --stat")
+    owners = as_json or stat or base is not None  # --stat: not that it shows any, but a thread shows its progress
+    if owners:
+        subids.enter_for(word for word in (target, base) if word)
     unreadable: list[Unreadable] = []
     with contextlib.ExitStack() as stack:
-        _, layer = stack.enter_context(opened(target))
+        _, layer = stack.enter_context(opened(target, owners=owners))
         under = None
         if base is not None:
             under = stack.enter_context(targets.base(base))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from overlay.failure import Failure, from_oserror
+from sifkit.cli import subids
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.names import escape, write
 
@@ -39,14 +40,18 @@ def reading(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(text: str) -> Iterator[tuple[Target, Tree]]:
-    """The overlay TARGET and its layer, with a warning when what is read may lag behind."""
+def opened(text: str, *, owners: bool = True) -> Iterator[tuple[Target, Tree]]:
+    """The overlay TARGET and its layer, with a warning when what is read may lag behind.
+
+    Without ``owners`` nothing is to depend on those of files: see `OwnerlessTree`.
+    """
+    from sifkit.cli.subids_tree import OwnerlessTree
     from sifkit.image import target
 
     found = target.resolve(text)
     if found.is_ext:
         _warn(found)
-    with target.layer(found) as tree, reading(text):
+    with target.layer(found, None if owners else OwnerlessTree) as tree, reading(text):
         yield found, tree
 
 
@@ -122,8 +127,10 @@ def ls(target: str, path: str | None, long: bool, recursive: bool, null: bool) -
     from overlay.tree import layer as tree_layer
 
     text, inside = _given(target, path)
+    if long:
+        subids.enter_for([text])
     unreadable: list[Unreadable] = []
-    with opened(text) as (_, tree):
+    with opened(text, owners=long) as (_, tree):
         entry, here = find(tree, text, inside)
         end = b"\0" if null else b"\n"
 
@@ -161,7 +168,7 @@ def _line(tree: Tree, path: bytes, entry: Entry | None, what: str, long: bool, n
 def cat(target: str, path: str | None) -> None:
     """Print the file PATH of the overlay TARGET."""
     text, inside = _given(target, path)
-    with opened(text) as (_, tree):
+    with opened(text, owners=False) as (_, tree):
         entry, _ = find(tree, text, inside)
         brief = f"cannot print {escape(os.fsencode(inside))} of {text}"
         if entry.is_symlink:

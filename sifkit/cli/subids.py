@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sifkit.runtime.idmap import IdMap
 
-# Commands that look at no overlay, or make one.
-EXEMPT: Final = ("create", "import", "ps", "resize")
+# Commands that look at no overlay, or make one; and those that ask themselves, for the answer seldom matters to them.
+EXEMPT: Final = ("create", "import", "ps", "resize", "cat", "diff", "ls")
 ENTERED: Final = "sifkit.subids"  # where the context of a command keeps what `enter_for` returned
 
 

@@ -20,7 +20,7 @@ from overlay.probe import Kind, Probe
 from overlay.section import Section
 
 if TYPE_CHECKING:
-    from overlay.tree.view import Tree
+    from overlay.tree.view import DirectoryTree, Tree
     from sifkit.sif import Descriptor, Image
 
 _PARTITION = re.compile(r"(.+)#([0-9]{1,9})")
@@ -163,12 +163,12 @@ def _partition(opened: Image, text: str, path: str, number: int) -> tuple[Descri
     return ext or shown[0], ids
 
 
-def layer(target: Target) -> Tree:
+def layer(target: Target, of_directory: type[DirectoryTree] | None = None) -> Tree:
     """The upper layer of an overlay, to read: ``upper/`` where it has one, else all of it (squashfs, `#ID`).
 
-    `Failure` for what cannot be read.
+    ``of_directory``: what reads directories instead of `DirectoryTree`. `Failure` for what cannot be read.
     """
-    return _opened(target, target.text, upper=True)
+    return _opened(target, target.text, upper=True, of_directory=of_directory)
 
 
 def whole(target: Target) -> Tree:
@@ -190,7 +190,9 @@ def base(reference: str) -> Tree:
         raise from_oserror(f"cannot open the image {reference}", error) from None
     if target.found.problem:
         raise Failure(f"cannot use the image {reference}", target.found.problem)
-    return _opened(target, reference, upper=False, base=True)
+    from sifkit.image.base_directory import BaseDirectory
+
+    return _opened(target, reference, upper=False, of_directory=BaseDirectory)
 
 
 def _primary(path: str) -> int:
@@ -206,18 +208,17 @@ def _primary(path: str) -> int:
     return primary.id
 
 
-def _opened(target: Target, text: str, *, upper: bool, base: bool = False) -> Tree:
-    from overlay.stack.upper import marks
-    from overlay.tree.image import ExtTree, SquashTree
-    from overlay.tree.view import DirectoryTree
-    from sifkit.image.base_directory import BaseDirectory
-
+def _opened(target: Target, text: str, *, upper: bool, of_directory: type[DirectoryTree] | None = None) -> Tree:
     try:
         if target.is_directory:
-            kind = BaseDirectory if base else DirectoryTree
-            found = kind(os.path.join(target.path, "upper") if upper else target.path)
+            from overlay.stack.upper import marks
+            from overlay.tree.view import DirectoryTree
+
+            found = (of_directory or DirectoryTree)(os.path.join(target.path, "upper") if upper else target.path)
             found.opaque_marks = marks(target.path)
             return found
+        from overlay.tree.image import ExtTree, SquashTree
+
         if target.kind is Kind.SQUASHFS:
             from sifkit.image.zstd import unzstd
 

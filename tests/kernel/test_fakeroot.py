@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -123,6 +124,38 @@ def test_what_belongs_to_subordinate_ids_is_seen(sifkit: Program, left: Path, tm
     listed = run("unsquashfs", "-lln", str(frozen)).stdout
     assert re.search(r"33/34 +7 .*private/file", listed), listed
     assert os.stat(frozen).st_uid == os.getuid()
+
+
+@only_user
+@needs("subids")
+def test_owners_are_those_of_the_inside_wherever_they_are_shown(sifkit: Program, left: Path) -> None:
+    """Also of what could be read without: /bin is the caller's."""
+    (left / "upper/a file of the caller").touch()
+    told = {each["path"]: each for each in json.loads(sifkit.ok("overlay", "diff", "--json", str(left)))}
+    assert [(told[name]["uid"], told[name]["gid"]) for name in ("/a file of the caller", "/private/file")] == [
+        (0, 0),
+        (33, 34),
+    ]
+    assert re.search(
+        r" 0 +0 .*a file of the caller\n(.*\n)*.* 33 +34 .*private\n", sifkit.ok("overlay", "ls", "-l", str(left))
+    )
+    assert json.loads(sifkit.ok("overlay", "diff", "--stat", "--json", str(left)))["bytes"] == len("secret\n")
+
+
+@only_user
+@needs("subids")
+def test_what_the_caller_closed_is_open_to_root_of_the_inside(sifkit: Program, left: Path) -> None:
+    """The closed directory comes first, what tells that there are subordinate ids later."""
+    closed = left / "upper/a"
+    (closed / "b").mkdir(parents=True)
+    closed.chmod(0)
+    (left / "upper/private").rename(left / "upper/z")
+    said = {words: sifkit("overlay", *words, str(left)) for words in (("diff",), ("diff", "--stat"), ("ls", "-R"))}
+    assert [(done.returncode, done.stderr) for done in said.values()] == [(0, "")] * 3
+    assert [line.split()[-1] for line in said["diff",].stdout.splitlines() if line[0] == "A"] == [
+        "/a", "/a/b", "/bin", "/z", "/z/file",
+    ]  # fmt: skip
+    assert said["ls", "-R"].stdout.split() == ["a", "a/b", "bin", "z", "z/file"]
 
 
 @only_user
