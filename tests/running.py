@@ -106,6 +106,16 @@ class Running:
 
         return wait_for(search, f"a process {name}")
 
+    def server(self) -> int:
+        """The pid of the FUSE server that its image or overlay has."""
+        names = ("squashfuse", "squashfuse_ll", "fuse-overlayfs")
+
+        def search() -> int:
+            lines = self.processes().items()
+            return next((pid for pid, line in lines if os.path.basename(line.split(" ")[0]) in names), 0)
+
+        return wait_for(search, "a FUSE server")
+
     def init(self) -> int:
         """The pid of the process between monitor and payload: the monitor's only child."""
         return wait_for(lambda: next(iter(children(self.pid)), 0), "init")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from probes import needs
+from sif_parts import make_sif
 from sources import Import, Source, imports, inside, modules
 
 CTYPES = {"overlay.linux", "overlay.linux_file", "overlay.libext2fs", "overlay.squash.liblz4", "sifkit.runtime.linux"}
@@ -173,6 +174,15 @@ def loaded(*argv: str, home: Path) -> set[str]:
 def test_exec_of_a_directory_loads_nothing_slow(tmp_path: Path, rootfs: Path, options: list[str]) -> None:
     (tmp_path / "changes").mkdir()
     ours = loaded("-c", START, "exec", *options, str(rootfs), "true", home=tmp_path)
+    for_click = loaded("-c", "import click", home=tmp_path) if "click" in ours else set()
+    assert not [name for name in SLOW if name in ours - for_click]
+
+
+@needs("userns", "squashfuse")
+def test_exec_of_a_sif_image_loads_nothing_slow(tmp_path: Path, rootfs_squash: Path) -> None:
+    image = make_sif(tmp_path / "image.sif", rootfs_squash)
+    loaded("-c", START, "exec", str(image), "true", home=tmp_path)  # the first start asks helpers what they can do
+    ours = loaded("-c", START, "exec", str(image), "true", home=tmp_path)
     for_click = loaded("-c", "import click", home=tmp_path) if "click" in ours else set()
     assert not [name for name in SLOW if name in ours - for_click]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from sifkit.cli import sif_types as types
-from sifkit.sif import enums
+from sifkit.sif.arch import ARCHITECTURES
 
 if TYPE_CHECKING:
     from sifkit.sif import Descriptor, Edit, NewObject, PartitionExtra
@@ -182,7 +182,7 @@ def _arch(edit: Edit, fields: Fields, where: tuple[int, int, int]) -> str:
     from sifkit.sif import PartType, arch_text, infer
 
     if fields.arch is not None:
-        return enums.ARCHITECTURES[fields.arch]
+        return ARCHITECTURES[fields.arch]
     if found := infer.architecture(*where):
         _say(f"architecture: {found}, from a program in the object")
         return found
@@ -211,7 +211,7 @@ def set_(number: int, file: str, force: bool, **options: Any) -> None:
         with library.open(file) as image:
             found = image.one(library.by_id(number))
             _check_fs(image.fd, found, fields, force)
-        arch = None if fields.arch is None else enums.ARCHITECTURES[fields.arch]
+        arch = None if fields.arch is None else ARCHITECTURES[fields.arch]
         done = library.change(
             file, number, name=fields.name, group=fields.group, link=fields.link, link_group=fields.link_group,
             fs=fields.fs, part=fields.part, arch=arch, extra=_changed_extra(found, fields), force=force,

@@ -118,13 +118,14 @@ def _kind(d: Descriptor) -> str:
 def _details(d: Descriptor) -> list[tuple[str, str]]:
     from sifkit import sif
     from sifkit.sif import enums
+    from sifkit.sif.arch import arch_text
 
     extra = d.extra
     if isinstance(extra, sif.PartitionExtra):
         return [
             ("Filesystem Type", enums.fs_text(extra.fs)),
             ("Partition Type", enums.part_text(extra.part)),
-            ("Architecture", enums.arch_text(extra.arch)),
+            ("Architecture", arch_text(extra.arch)),
         ]
     if isinstance(extra, sif.SignatureExtra):
         rows = [("Hash Type", enums.hash_text(extra.hash_type))]

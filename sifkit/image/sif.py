@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from overlay import probe
 from overlay.failure import Failure, from_oserror
+from overlay.records import NamedTuple
 from overlay.section import Section
 from overlay.stack.layer import ExtImage, Lower, SquashImage
-from sifkit import sif
-from sifkit.sif import Descriptor, FsType, PartType
-from sifkit.sif.integrity import signed_groups
+from sifkit.sif import glance
+from sifkit.sif.arch import arch_text
+from sifkit.sif.errors import SifError
 
 # uname(2) machine -> the architectures, by Go's names, that its processors run.
 _RUNS = {
@@ -19,6 +19,8 @@ _RUNS = {
     "ppc64le": ("ppc64le",), "ppc64": ("ppc64",), "s390x": ("s390x",), "riscv64": ("riscv64",),
     "loongarch64": ("loong64",),
 }  # fmt: skip
+
+_ENCRYPTED = (5, 6)  # `FsType.ENCRYPTED_SQUASHFS`, `FsType.GOCRYPTFS_SQUASHFS`
 
 
 class Partition(NamedTuple):
@@ -55,66 +57,51 @@ class Contents(NamedTuple):
 
 def contents(path: str) -> Contents:
     """What there is to run in the image ``path``; `Failure` for what cannot be run here, with the reason."""
-    try:
-        with sif.open(path) as opened:
-            primary = opened.primary
-            if primary is None:
-                raise Failure(
-                    f"cannot run {path}", "it has no root file system (no primary system partition)",
-                    f"sifkit sif list {path} shows what it has; --overlay uses its overlay partitions",
-                )  # fmt: skip
-            opened.require_inside(primary)
-            found = _partitions(path, opened)
-            group = primary.group_id
-            shown = tuple(part for part in found if part.group == group and group)
-            strays = tuple(part for part in found if part not in shown)
-            return Contents(_root(path, primary), shown, strays, group)
-    except sif.SifError as error:
-        raise Failure(f"cannot run {path}", str(error), f"sifkit sif check {path} tells more") from None
-    except OSError as error:
-        raise from_oserror(f"cannot open the image {path}", error) from None
+    found = _read(path, f"cannot run {path}")
+    if found.primary is None:
+        raise Failure(
+            f"cannot run {path}", "it has no root file system (no primary system partition)",
+            f"sifkit sif list {path} shows what it has; --overlay uses its overlay partitions",
+        )  # fmt: skip
+    group = found.primary.group
+    parts = [_partition(path, part) for part in found.overlays]
+    shown = tuple(part for part in parts if part.group == group and group)
+    strays = tuple(part for part in parts if part not in shown)
+    return Contents(_root(path, found.primary), shown, strays, group)
 
 
 def overlays(path: str) -> tuple[Partition, ...]:
     """All overlay partitions of ``path``, of whatever group, lowest ID first. `Failure` when there is none."""
-    try:
-        with sif.open(path) as opened:
-            found = tuple(_partitions(path, opened))
-    except sif.SifError as error:
-        raise Failure(f"cannot use the overlay {path}", str(error), f"sifkit sif check {path} tells more") from None
-    except OSError as error:
-        raise from_oserror(f"cannot open the overlay {path}", error) from None
+    found = tuple(_partition(path, part) for part in _read(path, f"cannot use the overlay {path}").overlays)
     if not found:
         hint = f"sifkit overlay create {path} adds one"
         raise Failure(f"cannot use the overlay {path}", "the SIF image has no overlay partition", hint)
     return found
 
 
-def _partitions(path: str, opened: sif.Image) -> list[Partition]:
-    signed = signed_groups(opened.objects)
-    found = [d for d in opened.objects if d.partition and d.partition.part == PartType.OVERLAY]
-    for descriptor in found:
-        opened.require_inside(descriptor)
-    found.sort(key=lambda descriptor: descriptor.id)
-    return [_partition(path, descriptor, descriptor.group in signed) for descriptor in found]
+def _read(path: str, brief: str) -> glance.Runnable:
+    try:
+        return glance.read(path)
+    except OSError as error:
+        raise from_oserror(brief, error) from None
+    except SifError as error:
+        raise Failure(brief, str(error), f"sifkit sif check {path} tells more") from None
 
 
-def _partition(path: str, descriptor: Descriptor, signed: bool) -> Partition:
-    section = Section(path, descriptor.offset, descriptor.size)
-    found = probe.classify(path, descriptor.offset, descriptor.size)
+def _partition(path: str, part: glance.Part) -> Partition:
+    section = Section(path, part.offset, part.size)
+    found = probe.classify(path, part.offset, part.size)
     if found.problem or not (found.is_ext or found.kind is probe.Kind.SQUASHFS):
         cause = found.problem or f"it is a {found.kind}"
-        raise Failure(f"cannot use overlay partition {descriptor.id} of {path}", cause, f"sifkit sif check {path}")
-    return Partition(descriptor.id, descriptor.group_id, section, found.is_ext, signed)
+        raise Failure(f"cannot use overlay partition {part.id} of {path}", cause, f"sifkit sif check {path}")
+    return Partition(part.id, part.group, section, found.is_ext, part.signed)
 
 
-def _root(path: str, primary: Descriptor) -> Lower:
-    extra = primary.partition
-    assert extra is not None
-    _check_architecture(path, sif.arch_text(extra.arch))
-    if extra.fs in (FsType.ENCRYPTED_SQUASHFS, FsType.GOCRYPTFS_SQUASHFS):
-        raise Failure(f"cannot run {path}", "its root file system is encrypted, which is not supported")
+def _root(path: str, primary: glance.Part) -> Lower:
+    _check_architecture(path, arch_text(primary.arch))
     section = Section(path, primary.offset, primary.size)
+    if primary.fs in _ENCRYPTED:
+        raise Failure(f"cannot run {path}", "its root file system is encrypted, which is not supported")
     found = probe.classify(path, primary.offset, primary.size)
     if found.problem:
         raise Failure(f"cannot run {path}", f"its root file system: {found.problem}", f"sifkit sif check {path}")
@@ -122,7 +109,9 @@ def _root(path: str, primary: Descriptor) -> Lower:
         return SquashImage(section)
     if found.is_ext:
         return ExtImage(section, "")
-    raise Failure(f"cannot run {path}", f"its root file system is {sif.fs_text(extra.fs)}, which is not supported")
+    from sifkit.sif.enums import fs_text
+
+    raise Failure(f"cannot run {path}", f"its root file system is {fs_text(primary.fs)}, which is not supported")
 
 
 def _check_architecture(path: str, architecture: str) -> None:

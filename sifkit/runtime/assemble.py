@@ -106,6 +106,10 @@ def _build(plan: Plan, seen: Survey, chosen: on_base.Chosen | None, notify: Noti
     attached = _attach(layers, seen.features, owner)
     for layer, entry in zip(layers, attached, strict=True):
         notify.debug(f"layer: {layer.describe()} at {entry.path} ({entry.how})")
+    if attached[0].server is not None:
+        from sifkit.runtime import ahead
+
+        ahead.read(attached[0].path)
     shown = _attach_shown(plan, seen.features, owner)
     base = attached[0].path
     lacking = "none" if plan.stack.in_place else points.kind(points.make(plan, base))

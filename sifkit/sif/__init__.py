@@ -24,6 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sifkit.sif.arch import arch_code, arch_text
     from sifkit.sif.edit import Edit, Written, editing
     from sifkit.sif.edit_add import add, add_object, settle
     from sifkit.sif.edit_change import change, set_primary
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
         HashType,
         PartType,
         SbomFormat,
-        arch_code,
-        arch_text,
         data_type_text,
         fs_text,
         hash_text,
@@ -173,7 +172,8 @@ _MODULES = {
     "edit_compact": "compact",
     "edit_delete": "delete",
     "edit_grow": "grow",
-    "enums": "CryptoFormat CryptoMessage DataType FsType HashType PartType SbomFormat arch_code arch_text"
+    "arch": "arch_code arch_text",
+    "enums": "CryptoFormat CryptoMessage DataType FsType HashType PartType SbomFormat"
     " data_type_text fs_text hash_text part_text sbom_text",
     "errors": "BadObject BadValue BadVersion Corrupt HardLinked InUse LockUnavailable Mislabelled MultipleObjects"
     " NotSif ObjectNotFound PrimaryExists SifError Signed Truncated WrongObject",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sifkit.sif.arch import NO_ARCH
 from sifkit.sif.edit import Edit, Written, editing
-from sifkit.sif.enums import NO_ARCH, PartType
+from sifkit.sif.enums import PartType
 from sifkit.sif.errors import BadValue, WrongObject
 from sifkit.sif.layout import build_descriptor
 from sifkit.sif.objects import architecture, extra_field, group_field, link_field, name_field

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sifkit.sif import transfer
+from sifkit.sif.arch import NO_ARCH
 from sifkit.sif.edit import Edit, Written, editing
-from sifkit.sif.enums import NO_ARCH
 from sifkit.sif.errors import Corrupt
 from sifkit.sif.reader import Path
 from sifkit.sif.records import (

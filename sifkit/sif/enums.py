@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from sifkit.sif.arch import ARCHITECTURES
+
 
 class DataType(IntEnum):
     """What an object is (descriptor, i32 at 0). ``siftool --datatype N`` is ``0x4000 + N``."""
@@ -82,13 +84,6 @@ class SbomFormat(IntEnum):
     SYFT_JSON = 8
 
 
-# Go's names of architectures; the index is both the number of --partarch and the two digits on disk.
-ARCHITECTURES = (
-    "unknown", "386", "amd64", "arm", "arm64", "ppc64", "ppc64le", "mips", "mipsle", "mips64", "mips64le",
-    "s390x", "riscv64", "loong64",
-)  # fmt: skip
-NO_ARCH = b"00\0"
-
 _DATA = {
     DataType.DEFFILE: "Def.FILE",
     DataType.ENV_VAR: "Env.Vars",
@@ -143,21 +138,6 @@ def message_text(number: int) -> str:
 def sbom_text(number: int) -> str:
     """siftool's text for an SBOM format; "unknown" for a number it does not know."""
     return _SBOM.get(number, "unknown")
-
-
-def arch_text(code: bytes) -> str:
-    """Go's name for the three bytes on disk (``b"02\\0"`` is "amd64"); "unknown" for all others."""
-    if len(code) == 3 and code[2] == 0 and code[:2].isdigit():
-        number = int(code[:2])
-        return ARCHITECTURES[number] if number < len(ARCHITECTURES) else "unknown"
-    return "unknown"
-
-
-def arch_code(name: str) -> bytes:
-    """The three bytes on disk for Go's ``name`` of an architecture. Raises ``KeyError``."""
-    if name not in ARCHITECTURES:
-        raise KeyError(name)
-    return b"%02d\0" % ARCHITECTURES.index(name)
 
 
 # Words that the command line takes beside the numbers; the first word of a number is the one help shows.

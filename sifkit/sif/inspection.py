@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sifkit.sif import enums, integrity, reader, records, sniff
+from sifkit.sif.arch import NO_ARCH, arch_text
 from sifkit.sif.enums import DataType, FsType, HashType, PartType
 from sifkit.sif.errors import SifError
 from sifkit.sif.infer import disagreement
@@ -68,14 +69,14 @@ def _header(image: Image) -> Iterator[Finding]:
 
 def _arch(image: Image) -> Iterator[Finding]:
     header, primaries = image.header, [d for d in image.objects if d.is_primary]
-    if header.arch != enums.NO_ARCH and enums.arch_text(header.arch) == "unknown":
+    if header.arch != NO_ARCH and arch_text(header.arch) == "unknown":
         yield Finding(45, 0, f"the header's architecture {header.arch!r} is unknown")
     if len(primaries) > 1:
         ids = ", ".join(str(d.id) for d in primaries)
         yield Finding(image.offset_of(primaries[1]), primaries[1].id, f"more than one primary partition (IDs {ids})")
-    wanted = primaries[0].partition.arch if primaries and primaries[0].partition else enums.NO_ARCH
+    wanted = primaries[0].partition.arch if primaries and primaries[0].partition else NO_ARCH
     if len(primaries) < 2 and header.arch != wanted:
-        text = f"the header says {enums.arch_text(header.arch)}, the primary partition {enums.arch_text(wanted)}"
+        text = f"the header says {arch_text(header.arch)}, the primary partition {arch_text(wanted)}"
         yield Finding(45, 0, text if primaries else "the header names an architecture, and no primary partition has it")
 
 
@@ -140,7 +141,7 @@ def _type(at: int, d: Descriptor) -> Iterator[Finding]:
             yield Finding(at + 201, d.id, f"its file system type {extra.fs} is unknown")
         if extra.part not in tuple(PartType):
             yield Finding(at + 205, d.id, f"its partition type {extra.part} is unknown")
-        if enums.arch_text(extra.arch) == "unknown":
+        if arch_text(extra.arch) == "unknown":
             yield Finding(at + 209, d.id, f"its architecture {extra.arch!r} is unknown")
     if isinstance(extra, records.SignatureExtra) and extra.hash_type not in tuple(HashType):
         yield Finding(at + 201, d.id, f"its hash type {extra.hash_type} is unknown")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sifkit.sif import enums
-from sifkit.sif.enums import NO_ARCH, DataType, PartType
+from sifkit.sif.arch import NO_ARCH, arch_code
+from sifkit.sif.enums import DataType, PartType
 from sifkit.sif.errors import BadValue
 from sifkit.sif.layout import build_descriptor
 from sifkit.sif.records import (
@@ -74,11 +75,11 @@ def signature(source: Source, hash_type: int, fingerprint: bytes = b"", *, link:
 
 
 def architecture(arch: str | bytes) -> bytes:
-    """The three bytes on disk. Raises `BadValue` for a name that is not in `enums.ARCHITECTURES`."""
+    """The three bytes on disk. Raises `BadValue` for a name that is not in `arch.ARCHITECTURES`."""
     if isinstance(arch, bytes):
         return arch
     try:
-        return enums.arch_code(arch)
+        return arch_code(arch)
     except KeyError:
         raise BadValue(f"unknown architecture {arch!r}") from None
 

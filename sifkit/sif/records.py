@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sifkit.sif.enums import NO_ARCH, DataType
+from sifkit.sif.arch import NO_ARCH
+from sifkit.sif.enums import DataType
 
 MAGIC = b"SIF_MAGIC\0"
 VERSION = b"01\0"

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Iterable
 
 from sifkit.sif import nameless
+from sifkit.sif.arch import NO_ARCH
 from sifkit.sif.edit import Edit
 from sifkit.sif.edit_add import add_object
-from sifkit.sif.enums import NO_ARCH
 from sifkit.sif.errors import BadValue
 from sifkit.sif.layout import build_header
 from sifkit.sif.objects import NewObject

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sifkit.sif import enums, layout
+from sifkit.sif import layout
+from sifkit.sif.arch import ARCHITECTURES, arch_code, arch_text
 
 TYPES = [0, 1, *range(0x4001, 0x400C), -1]
 slots = st.builds(
@@ -85,12 +86,12 @@ def test_identity_on_golden_images(golden: Path) -> None:
 
 
 def test_architectures_both_ways() -> None:
-    for name in enums.ARCHITECTURES:
-        assert enums.arch_text(enums.arch_code(name)) == name
+    for name in ARCHITECTURES:
+        assert arch_text(arch_code(name)) == name
     for odd in (b"386", b"amd", b"99\0", b"2\0\0", b"\0\0\0", b""):
-        assert enums.arch_text(odd) == "unknown"
+        assert arch_text(odd) == "unknown"
     with pytest.raises(KeyError):
-        enums.arch_code("vax")
+        arch_code("vax")
 
 
 def test_construct_leaves_the_standard_library_alone() -> None:
