@@ -77,8 +77,8 @@ def _extents(inode: Inode, node: bytes, deepest: int, read: ReadBlock, least: in
             least = logical + 1
 
 
-def _indirect(inode: Inode, wanted: int, block_size: int, read: ReadBlock) -> Iterator[tuple[int, int]]:
-    """(logical, physical) of every mapped block below ``wanted``, by the 12 + 3 pointers of i_block."""
+def _indirect(inode: Inode, wanted: int, block_size: int, read: ReadBlock) -> Iterator[Run]:
+    """All mapped blocks below ``wanted``, by the 12 + 3 pointers of i_block."""
     pointers = struct.unpack("<15I", inode.block)
     each = block_size // 4
     seen: set[int] = set()
@@ -90,9 +90,7 @@ def _indirect(inode: Inode, wanted: int, block_size: int, read: ReadBlock) -> It
         seen.add(block)
         return read(block)
 
-    for logical in range(min(_DIRECT, wanted)):
-        if pointers[logical]:
-            yield logical, pointers[logical]
+    yield from _rows(0, pointers[: min(_DIRECT, wanted)])
     first = _DIRECT
     for level in (1, 2, 3):
         if first >= wanted:
@@ -102,29 +100,36 @@ def _indirect(inode: Inode, wanted: int, block_size: int, read: ReadBlock) -> It
         first += each**level
 
 
-def _level(block: int, level: int, first: int, wanted: int, each: int, read: ReadBlock) -> Iterator[tuple[int, int]]:
+def _level(block: int, level: int, first: int, wanted: int, each: int, read: ReadBlock) -> Iterator[Run]:
     """What the indirect block ``block`` maps, ``level`` levels above the data, from logical ``first`` on."""
+    pointers = struct.unpack(f"<{each}I", read(block))
+    if level == 1:
+        yield from _rows(first, pointers[: wanted - first])
+        return
     below = each ** (level - 1)
-    for index, pointer in enumerate(struct.unpack(f"<{each}I", read(block))):
-        logical = first + index * below
-        if logical >= wanted:
-            return
-        if not pointer:
-            continue
-        if level == 1:
-            yield logical, pointer
-        else:
+    for logical, pointer in zip(range(first, wanted, below), pointers, strict=False):
+        if pointer:
             yield from _level(pointer, level - 1, logical, wanted, each, read)
 
 
-def _joined(blocks: Iterator[tuple[int, int]]) -> Iterator[Run]:
+def _rows(first: int, pointers: tuple[int, ...]) -> Iterator[Run]:
+    """Blocks that ``pointers`` lead to from logical ``first`` on; all of them in a row, mostly, which is fast."""
+    if pointers and pointers[0] and pointers == tuple(range(pointers[0], pointers[0] + len(pointers))):
+        yield Run(first, pointers[0], len(pointers))
+        return
+    for logical, pointer in enumerate(pointers, first):
+        if pointer:
+            yield Run(logical, pointer, 1)
+
+
+def _joined(runs: Iterator[Run]) -> Iterator[Run]:
     logical = physical = count = 0
-    for this, there in blocks:
+    for this, there, length in runs:
         if count and this == logical + count and there == physical + count:
-            count += 1
+            count += length
             continue
         if count:
             yield Run(logical, physical, count)
-        logical, physical, count = this, there, 1
+        logical, physical, count = this, there, length
     if count:
         yield Run(logical, physical, count)
