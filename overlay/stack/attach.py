@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from overlay import linux, tools
-from overlay.failure import Failure
-from overlay.features import Features
+from overlay.failure import Failure, from_oserror
+from overlay.features import Features, without
 from overlay.stack import fuse, loop
 from overlay.stack.attached import Attached, Owner
 from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, SquashImage
+
+if TYPE_CHECKING:
+    from overlay.extread.reader import ExtError
 
 _FOREVER = "kernel_cache,entry_timeout=86400,attr_timeout=86400,negative_timeout=86400"  # seconds
 
@@ -28,11 +32,21 @@ def attach_all(layers: tuple[Lower, ...], place: str, features: Features, owner:
         for server in servers:
             # Until somebody asks, the kernel holds mode 000 for the top directory of a FUSE mount, and
             # overlayfs would copy that for good.
-            os.stat(server.point)
+            _look_at(server)
     for layer, entry in zip(layers, attached, strict=True):
         if isinstance(layer, ExtImage) and not os.path.isdir(entry.path):
             raise Failure(f"{layer.describe()} is not an overlay", f"it has no directory {layer.inside}/")
     return attached
+
+
+def _look_at(server: fuse.Server) -> None:
+    try:
+        os.stat(server.point)
+    except OSError as error:
+        cause = fuse.messages(server) or error.strerror or str(error)
+        raise Failure(
+            f"{server.name} could not show it", cause, "sifkit overlay check tells whether it is damaged"
+        ) from None
 
 
 def kernel_layers(layer: Lower, entry: Attached, place: str) -> list[str]:
@@ -45,21 +59,34 @@ def kernel_layers(layer: Lower, entry: Attached, place: str) -> list[str]:
     from overlay.stack import content
 
     known = content.known(layer.section) if layer.inside == "upper" else None
-    if known is not None and known.plain and not known.devices:
+    if known is not None and known.plain and (not known.devices or _typed(entry)):
         return [entry.path]
     from overlay import whiteout
-    from overlay.extread.reader import ExtReader
+    from overlay.extread.reader import ExtError, ExtReader
     from overlay.stack import whiteout_layer
 
     top = b"/" + layer.inside.encode()
-    with ExtReader(layer.section) as reader:
-        found = whiteout.scan_image(reader, top)
-        if found.empty:
-            return [entry.path]
-        typed = entry.server is None or linux.gives_types(os.path.dirname(entry.path))
-        above, below = f"{place}.above", f"{place}.below"
-        made = whiteout_layer.build(reader, found, above, below, typed=typed, mark=whiteout.KERNEL_MARK, top=top)
+    above, below = f"{place}.above", f"{place}.below"
+    try:
+        with ExtReader(layer.section) as reader:
+            found = whiteout.scan_image(reader, top)
+            if found.empty:
+                return [entry.path]
+            mark, typed = whiteout.KERNEL_MARK, _typed(entry)
+            made = whiteout_layer.build(reader, found, above, below, typed=typed, mark=mark, top=top)
+    except ExtError as error:
+        raise _unreadable(layer, error) from None
     return [path for path in (made.above, entry.path, made.below) if path]
+
+
+def _typed(entry: Attached) -> bool:
+    """Whether overlayfs gets to know the types of names in the image that is mounted at ``entry``."""
+    return entry.server is None or linux.gives_types(os.path.dirname(entry.path))
+
+
+def _unreadable(layer: ExtImage, error: ExtError) -> Failure:
+    hint = f"sifkit overlay check {layer.section.path}"
+    return Failure(f"cannot read {layer.describe()}", f"it is damaged: {error}", hint)
 
 
 def _attach(layer: Lower, point: str, features: Features, owner: Owner | None) -> Attached:
@@ -79,7 +106,7 @@ def _attach(layer: Lower, point: str, features: Features, owner: Owner | None) -
             "it needs FUSE, and /dev/fuse is missing or closed to you",
             "ask the administrator for /dev/fuse with mode 666, or use an unpacked directory; see sifkit doctor",
         )
-    server = _squashfuse(layer, point, owner) if isinstance(layer, SquashImage) else _fuse2fs(layer, point)
+    server = _squashfuse(layer, point, owner) if isinstance(layer, SquashImage) else _ext(layer, point)
     return Attached(inside, server.name, server)
 
 
@@ -106,12 +133,29 @@ def _squashfuse(layer: SquashImage, point: str, owner: Owner | None) -> fuse.Ser
     return fuse.start(program, [program, "-f", "-o", options, section.path, point], point)
 
 
+def _ext(layer: ExtImage, point: str) -> fuse.Server:
+    if not without("ext_server"):
+        from overlay.extread.reader import ExtError
+        from overlay.stack import content, ext_server
+
+        try:
+            known = content.known(layer.section)
+            return ext_server.start(layer.section, point, bare=known is not None and not known.attributes)
+        except ExtError as error:  # features that we do not read, mostly
+            if not tools.find("fuse2fs"):
+                raise _unreadable(layer, error) from None
+        except OSError as error:
+            raise from_oserror(f"cannot mount {layer.describe()}", error) from None
+    return _fuse2fs(layer, point)
+
+
 def _fuse2fs(layer: ExtImage, point: str) -> fuse.Server:
     section = layer.section
     program = tools.need("fuse2fs", "to read an ext3 image without root")
     offset = f",offset={section.offset}" if section.offset else ""
-    # It is locked, so nobody changes it: what the kernel has once asked it may keep.
-    options = f"ro,norecovery,nosuid,nodev,allow_other,{_FOREVER}{offset}"
+    # It is locked, so nobody changes it: what the kernel has once asked it may keep. Of its own default options, which
+    # come after ours, one would have it asked for the attributes of every file again.
+    options = f"ro,norecovery,nosuid,nodev,no_default_opts,use_ino,allow_other,default_permissions,{_FOREVER}{offset}"
     return fuse.start(program, [program, section.path, point, "-f", "-o", options], point)
 
 

@@ -28,7 +28,8 @@ class Content(NamedTuple):
     ``size``: bytes they take on disk; where they are many, what the file system itself takes is in it.
     ``plain``: no deletion is spelt as the kernel does not read it. ``devices``: character devices, as whiteouts are.
     ``owner``: the uid of upper/, whose permissions are ``mode``; ``mtime_ns``: when it was changed; ``bare``: it has
-    no extended attributes. ``trusted``: a replaced directory carries root's mark.
+    no extended attributes. ``trusted``: a replaced directory carries root's mark. ``attributes``: anything in the image
+    has extended attributes.
     """
 
     empty: bool
@@ -42,6 +43,7 @@ class Content(NamedTuple):
     mtime_ns: int
     bare: bool
     trusted: bool = False
+    attributes: bool = True
 
 
 def known(section: Section) -> Content | None:
@@ -90,14 +92,15 @@ def _read(section: Section, *, plain: bool = False) -> Content:
         size = (sb.blocks - sb.free_blocks) * sb.block_size
         if found.number <= _FEW:
             size = sum(inode.sectors * 512 for _, inode in reader.walk(b"/upper"))
-    return Content(False, found.number, size, found.owners, plain, found.devices, *about, trusted)
+    seen = Content(False, found.number, size, found.owners, plain, found.devices, *about, trusted)
+    return seen._replace(attributes=found.attributes)
 
 
 def _remember(path: str, there: Identity, seen: Content) -> None:
     if len(seen.owners) > _MOST_OWNERS or seen.owner < 0:
         return
     owners = ",".join(f"{uid}:{gid}" for uid, gid in sorted(seen.owners))
-    flags = f"{seen.empty:d}{seen.plain:d}{seen.devices:d}{seen.bare:d}{seen.trusted:d}"
+    flags = f"{seen.empty:d}{seen.plain:d}{seen.devices:d}{seen.bare:d}{seen.trusted:d}{seen.attributes:d}"
     text = f"{there.superblock} {flags} {seen.inodes} {seen.size} {seen.owner} {seen.mode} {seen.mtime_ns} {owners}"
     with contextlib.suppress(OSError):  # a convenience
         os.setxattr(path, _ATTRIBUTE + there.uuid, text.encode())
@@ -110,10 +113,10 @@ def _recall(path: str, there: Identity) -> Content | None:
         )
         if checksum != there.superblock:
             return None
-        empty, plain, devices, bare, trusted = (flag == "1" for flag in flags)
+        empty, plain, devices, bare, trusted, attributes = (flag == "1" for flag in flags)
         pairs = [owner.split(":") for owner in owners.split(",")] if owners else []
         given = frozenset((int(uid), int(gid)) for uid, gid in pairs)
-        about = (int(owner), int(mode), int(mtime), bare, trusted)
+        about = (int(owner), int(mode), int(mtime), bare, trusted, attributes)
         return Content(empty, int(inodes), int(size), given, plain, devices, *about)
     except (OSError, ValueError):
         return None

@@ -1,22 +1,26 @@
 """FUSE servers: started side by side, waited for by event, never outliving us.
 
 A server is our child in a process group of its own (a terminal's Ctrl-C is not for it), dies with us
-(PR_SET_PDEATHSIG), and inherits no descriptor but its output, so it can hold no lock of ours. It mounts
-by itself with capabilities of our user namespace; no set-uid fusermount is involved. The kernel tells
-through poll(2) on /proc/self/mountinfo when it has.
+(PR_SET_PDEATHSIG), and inherits no descriptor but its output and what it serves from, so it can hold no lock of ours.
+A program mounts by itself with capabilities of our user namespace; no set-uid fusermount is involved. The kernel
+tells through poll(2) on /proc/self/mountinfo when it has.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from overlay import linux
 from overlay.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What a server needs inside our namespace: to mount, and to act for files of every mapped owner.
 _CAPABILITIES = (
@@ -53,25 +57,59 @@ def start(program: str, argv: list[str], point: str, writes: bool = False) -> Se
     return Server(os.path.basename(program), pid, point, reading, writes)
 
 
+def serve(name: str, point: str, work: Callable[[], None], keep: tuple[int, ...]) -> Server:
+    """Have a child, ``name``, do ``work``: serve what is mounted on ``point`` already. It keeps ``keep`` open."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _serve(name, work, keep, writing, parent)
+    os.close(writing)
+    return Server(name, pid, point, reading, False)
+
+
+def _serve(name: str, work: Callable[[], None], keep: tuple[int, ...], log: int, parent: int) -> NoReturn:
+    try:
+        _leave(log, keep, parent)
+        with open("/proc/self/comm", "w") as comm:  # else ps(1) would call it what it calls us
+            comm.write(name)
+        gc.freeze()  # what was there before is there for good
+        work()
+        os._exit(0)
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(1)
+
+
 def _become(program: str, argv: list[str], log: int, parent: int) -> None:
     try:
-        linux.die_with_parent(signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        os.setpgid(0, 0)
-        null = os.open("/dev/null", os.O_RDONLY)
-        for target, source in ((0, null), (1, log), (2, log)):
-            os.dup2(source, target)
-        os.closerange(3, 1 << 20)  # also what our caller left open
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        _leave(log, (), parent)
         linux.keep_capabilities(_CAPABILITIES)
-        os.chdir("/")
         os.execv(program, argv)
     except OSError as error:
         os.write(2, f"{program}: {error.strerror}\n".encode())
     finally:
         os._exit(127)
+
+
+def _leave(log: int, keep: tuple[int, ...], parent: int) -> None:
+    """Become a process that serves: what it says goes to ``log``; of what was open it has ``keep``."""
+    linux.die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.setpgid(0, 0)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    first = 3
+    for kept in sorted(keep):
+        os.closerange(first, kept)
+        first = kept + 1
+    os.closerange(first, 1 << 20)  # also what our caller left open
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.chdir("/")
 
 
 def wait_mounted(servers: list[Server], seconds: float = START_SECONDS) -> None:

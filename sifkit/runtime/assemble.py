@@ -61,7 +61,7 @@ def survey(plan: Plan, lacking: driver.Points) -> Survey:
     elif isinstance(upper, ExtOverlay) and not upper.fuse and not (found.loop and found.overlay):
         from sifkit.runtime import staged_look
 
-        staging = staged_look.look(plan, upper, found.fuse and tools.find("fuse2fs") is not None)
+        staging = staged_look.look(plan, upper, found.fuse)
         fstype = staging.place.fstype
     situation = driver.Situation(
         privileged=plan.privileged,

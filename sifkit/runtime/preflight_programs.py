@@ -36,7 +36,7 @@ WANTED = (
     Wanted("fuse-overlayfs", "--version", "no writing without root into ext3 images, or over what somebody else owns"),
     Wanted("squashfuse", "--help", "an ordinary user cannot read squashfs images"),
     Wanted("squashfuse_ll", "--help", "squashfuse is used instead, which has only one thread"),
-    Wanted("fuse2fs", "-V", "an ordinary user cannot use ext3 images"),
+    Wanted("fuse2fs", "-V", "an ordinary user cannot write into ext3 images in place (:fuse)"),
     Wanted("mke2fs", "-V", "no ext3 images can be made (sifkit overlay create)"),
     Wanted("e2fsck", "-V", "an ext3 image whose writer was killed cannot be mended"),
     Wanted("debugfs", "-V", "an ext3 image without upper/ and work/ cannot be made ready"),

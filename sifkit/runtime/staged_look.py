@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 
 def look(plan: Plan, upper: ExtOverlay, fuse: bool) -> Look:
-    """What is to be known before choosing. ``fuse``: fuse2fs could show the content.
+    """What is to be known before choosing. ``fuse``: a FUSE server could show the content.
 
     `Failure` when --session-dir is given and does not serve.
     """
@@ -103,13 +103,13 @@ def _how(content: Content, fuse: bool, foreign: bool) -> tuple[str, bool]:
         return "the little that is in it is unpacked", True
     shown = fuse and not foreign
     if shown and not content.trusted:
-        return "what is in it is read through fuse2fs", False
+        return "what is in it is read through FUSE", False
     if content.inodes <= MOST_INODES and content.size <= MOST_BYTES:
         why = "belongs to others" if foreign else "cannot be mounted without FUSE"
-        if shown:  # fuse2fs lists root's marks, which nobody else may read: such directories could not be copied up
+        if shown:  # through FUSE the kernel does not take root's marks for its own
             why = "has marks of root's"
         return f"what is in it {why} and is unpacked", True
-    return ("what is in it is read through fuse2fs", False) if shown else ("", False)
+    return ("what is in it is read through FUSE", False) if shown else ("", False)
 
 
 def _not_shown(content: Content, plan: Plan, fuse: bool) -> str:

@@ -58,7 +58,7 @@ def test_the_reason_is_printed(sifkit: Program, rootfs: Path, image: str) -> Non
     sifkit.ok("exec", "--overlay", image, base, "touch", "/little", env=env())
     assert "little that is in it is unpacked" in dry_run(sifkit, "--overlay", image, base)
     filled(sifkit, image, rootfs)
-    assert "through fuse2fs" in dry_run(sifkit, "--overlay", image, base)
+    assert "through FUSE" in dry_run(sifkit, "--overlay", image, base)
     assert "without FUSE and is unpacked" in dry_run(sifkit, "--overlay", image, base, environment=env("fuse"))
     assert "fuse-overlayfs: :fuse asks" in dry_run(sifkit, "--overlay", f"{image}:fuse", base)
     assert "SIFKIT_OVERLAY_DRIVER=fuse asks" in dry_run(
@@ -88,7 +88,7 @@ def test_changes_come_and_go(sifkit: Program, rootfs: Path, image: str, absent: 
 
 
 def test_directories_with_roots_mark_can_be_changed(sifkit: Program, rootfs: Path, image: str) -> None:
-    """`trusted.` attributes are listed by fuse2fs, and nobody but root may read them."""
+    """Root's marks mean nothing to a mount of an ordinary user."""
     filled(sifkit, image, rootfs)
     command = ("exec", "--overlay", image, str(rootfs), "sh", "-c")
     sifkit.ok(*command, "rm -r /usr; mkdir /usr; echo one > /usr/one", env=env())

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import images
+import pytest
 from images import MIB
 from probes import needs
 
@@ -36,6 +37,30 @@ def test_content_is_remembered_until_the_image_changes(tmp_path: Path) -> None:
     attribute = next(name for name in os.listxattr(section.path) if "content" in name)
     os.setxattr(section.path, attribute, b"00000000-0 0100 1 2 3 4 5 ")
     assert content.look(section, remember=False) == seen
+
+
+@pytest.mark.parametrize("inode_size", [128, 256])
+@pytest.mark.parametrize("length", [5, 900])
+def test_attributes_anywhere_are_seen(tmp_path: Path, inode_size: int, length: int) -> None:
+    """In inodes and in blocks of their own; what has been removed does not count."""
+    (tmp_path / "whole/upper/deep").mkdir(parents=True)
+    for number in range(300):
+        (tmp_path / f"whole/upper/deep/{number}").write_bytes(b"x")
+    made = tmp_path / "over.img"
+    features = f"none,{images.FEATURES['ext3']}"
+    options = ("-q", "-O", features, "-I", str(inode_size), "-d", str(tmp_path / "whole"))
+    assert images.run(images.program("mke2fs"), *options, str(made), "64M").returncode == 0
+    section = Section(str(made), 0, made.stat().st_size)
+    assert not content.look(section, remember=True).attributes
+    value = "v" * length
+    for command, there in (
+        (f"ea_set /upper/deep/77 user.colour {value}", True),
+        ("rm /upper/deep/77", False),
+        (f"ea_set / user.colour {value}", True),
+    ):
+        images.run("/usr/sbin/debugfs", "-w", "-R", command, str(made))
+        for _ in range(2):
+            assert content.look(section, remember=True).attributes is there
 
 
 def test_unpacked_content_is_what_the_image_holds(tmp_path: Path) -> None:
