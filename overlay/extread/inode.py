@@ -18,6 +18,8 @@ FLAG_EXTENTS: Final = 0x80000
 FLAG_INLINE: Final = 0x10000000
 
 _BASE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
+_EXTRA_TIMES: Final = struct.Struct("<3I")  # ctime, mtime, atime
+_EXTRA_TIMES_AT: Final = 132
 _OLD_SIZE: Final = 128
 _NS_BITS, _EPOCH_BITS = 30, 2
 _SECOND: Final = 10**9
@@ -77,23 +79,29 @@ def parse(number: int, data: bytes) -> Inode:
     extra_size = int.from_bytes(data[128:130], "little") if len(data) > _OLD_SIZE else 0
     if extra_size > len(data) - _OLD_SIZE or extra_size % 4:
         raise ExtError(f"inode {number}: impossible extra size {extra_size}")
+    more = _EXTRA_TIMES.unpack_from(data, _EXTRA_TIMES_AT) if extra_size >= 16 else _more_times(data, extra_size)
     return Inode(
         number, mode, uid | uid_high << 16, gid | gid_high << 16, size, links, sectors | sectors_high << 32, flags,
-        _time(atime, data, 140, extra_size),
-        _time(mtime, data, 136, extra_size),
-        _time(ctime, data, 132, extra_size),
+        _time(atime, more[2]), _time(mtime, more[1]), _time(ctime, more[0]),
         block, generation, acl | acl_high << 32, deleted,
         data[_OLD_SIZE + extra_size :] if extra_size else b"",
     )  # fmt: skip
 
 
-def _time(seconds: int, data: bytes, at: int, extra_size: int) -> int:
-    """Nanoseconds: signed seconds, two more bits of epoch and 30 bits of fraction in the word at ``at``."""
+def _more_times(data: bytes, extra_size: int) -> list[int]:
+    """The words behind the seconds of ctime, mtime and atime; 0 for those that this inode has no room for."""
+    return [
+        int.from_bytes(data[at : at + 4], "little") if extra_size >= at + 4 - _OLD_SIZE else 0
+        for at in range(_EXTRA_TIMES_AT, _EXTRA_TIMES_AT + _EXTRA_TIMES.size, 4)
+    ]
+
+
+def _time(seconds: int, word: int) -> int:
+    """Nanoseconds: signed seconds, and in ``word`` two more bits of epoch and 30 bits of fraction."""
     if seconds >= 1 << 31:
         seconds -= 1 << 32
-    if extra_size < at + 4 - _OLD_SIZE:
+    if not word:
         return seconds * _SECOND
-    word = int.from_bytes(data[at : at + 4], "little")
     # Writers that ignore the field leave rubbish there; a fraction of a second or more is none.
     fraction = word >> _EPOCH_BITS
     return (seconds + ((word & 3) << 32)) * _SECOND + (fraction if fraction < _SECOND else 0)

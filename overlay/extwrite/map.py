@@ -15,6 +15,7 @@ from typing import Final
 from overlay.superblock import ExtError
 
 _DIRECT: Final = 12
+_NO_MORE: Final = (0,) * 14  # pointers behind the first
 
 Read = Callable[[int], bytes | bytearray]
 TakeOne = Callable[[], int]
@@ -91,6 +92,12 @@ def blocks(i_block: bytes, block_size: int, limit: int, read: Read) -> Iterator[
     In file order. Raises ExtError when there are more than ``limit``, the blocks of the file system.
     """
     pointers = struct.unpack("<15I", i_block)
+    if pointers[1:] == _NO_MORE:  # most files
+        if pointers[0] >= limit:
+            raise ExtError("a block map contradicts itself")
+        if pointers[0]:
+            yield 0, pointers[0], 1
+        return
     total = 0
     for logical, physical, length in _joined(_walk(pointers, block_size // 4, read)):
         total += length
