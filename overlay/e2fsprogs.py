@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import tools
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 FD_PREFIX: Final = "/proc/self/fd/"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import superblock
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 _PROBE_BYTES: Final = 2048

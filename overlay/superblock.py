@@ -7,7 +7,9 @@ anybody divides by it, allocates by it or seeks to it: a damaged image raises `E
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
+
+from overlay.records import NamedTuple
 
 SUPERBLOCK_OFFSET: Final = 1024
 SUPERBLOCK_SIZE: Final = 1024

@@ -17,8 +17,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from overlay.records import NamedTuple
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:

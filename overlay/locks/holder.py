@@ -12,9 +12,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import flatjson
+from overlay.records import NamedTuple
 
 _LONGEST_COMMAND: Final = 200
 _LARGEST_RECORD: Final = 4096

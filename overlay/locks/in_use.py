@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from overlay import probe
 from overlay.locks import holder, lock
 from overlay.locks.holder import Holder
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import enum
 import os
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import e2fsprogs, superblock
 from overlay.manage import edit
+from overlay.records import NamedTuple
 from overlay.section import Section
 
 # What e2fsck asks, and answers itself under -n; and lines that say nothing about this image's health.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
 from overlay import whiteout
+from overlay.records import NamedTuple
 from overlay.session import place as session_place
 from overlay.session import state as session
 from overlay.session.state import Session

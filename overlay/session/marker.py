@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import flatjson
+from overlay.records import NamedTuple
 from overlay.session import state as session
 from overlay.session.state import Identity, Record
 

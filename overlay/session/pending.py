@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 from overlay.session import marker as session_marker
 from overlay.session import place as session_place
 from overlay.session import state as session

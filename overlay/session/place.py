@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from overlay import linux
 from overlay.features import takes_xattr
+from overlay.records import NamedTuple
 from overlay.stack import driver
 
 if TYPE_CHECKING:

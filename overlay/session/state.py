@@ -18,10 +18,11 @@ import contextlib
 import os
 import stat
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from overlay import flatjson, superblock
 from overlay.locks import holder as holders
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from overlay.section import Section

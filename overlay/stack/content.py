@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from overlay.records import NamedTuple
 from overlay.session import state as session
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
