@@ -204,10 +204,11 @@ class ExtReader:
         """The names in a directory but ``.`` and ``..``, in the order they are stored (hash trees as well)."""
         if not inode.is_directory:
             raise ExtError(f"inode {inode.number} is not a directory")
-        for block in self._directory_blocks(inode):
+        for block in self.directory_blocks(inode):
             yield from self._entries(inode, block)
 
-    def _directory_blocks(self, inode: Inode) -> Iterator[bytes]:
+    def directory_blocks(self, inode: Inode) -> Iterator[bytes]:
+        """The blocks that hold the names of a directory."""
         if inode.flags & extread_inode.FLAG_INLINE:
             # Four bytes for the parent instead of "." and "..", then entries; the rest in an attribute.
             yield inode.block[4:]

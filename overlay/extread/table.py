@@ -31,29 +31,34 @@ _MAGIC: Final = 0xEA02
 class Inodes(NamedTuple):
     """``number`` of inodes in use, the file system's own left out; their ``owners`` (uid, gid); ``devices``: character
     devices, as whiteouts are, occur. ``attributes``: any has extended attributes, the root and lost+found too.
+    ``directories``: the numbers of those that are directories.
     """
 
     number: int
     owners: frozenset[tuple[int, int]]
     devices: bool
     attributes: bool
+    directories: tuple[int, ...]
 
 
 def survey(section: Section) -> Inodes:
     """All inodes in use of the image in ``section``. Raises OSError, ExtError."""
     kinds: set[tuple[int, ...]] = set()
+    directories: list[int] = []
     with ExtReader(section) as reader:
         attributes = any(reader.xattrs(reader.inode(number)) for number in (inodes.ROOT, _LOST_AND_FOUND))
         sb = reader.superblock
         count = sb.inodes - sb.free_inodes - _LOST_AND_FOUND
         for group in range(sb.groups):
             if _free(reader, section, group) < sb.inodes_per_group:
-                for words in _tables(reader, section, group):
+                for first, words in _tables(reader, section, group):
                     kinds |= set(zip(*(words[word :: sb.inode_size // 2] for word in _WORDS), strict=True))
                     attributes = attributes or _attributes(words, sb.inode_size)
+                    directories += _directories(first, words, sb.inode_size)
     used = {kind for kind in kinds if kind[1]}
     owners = {(kind[2] | kind[3] << 16, kind[4] | kind[5] << 16) for kind in used}
-    return Inodes(max(0, count), frozenset(owners), any(stat.S_ISCHR(kind[0]) for kind in used), attributes)
+    devices = any(stat.S_ISCHR(kind[0]) for kind in used)
+    return Inodes(max(0, count), frozenset(owners), devices, attributes, tuple(directories))
 
 
 def _free(reader: ExtReader, section: Section, group: int) -> int:
@@ -63,18 +68,21 @@ def _free(reader: ExtReader, section: Section, group: int) -> int:
     return int.from_bytes(descriptor[14:16], "little") | high << 16
 
 
-def _tables(reader: ExtReader, section: Section, group: int) -> Iterator[memoryview]:
-    """The inodes of a group as 16-bit words, in pieces."""
+def _tables(reader: ExtReader, section: Section, group: int) -> Iterator[tuple[int, memoryview]]:
+    """The inodes of a group as 16-bit words, in pieces; with each the number of its first inode."""
     sb = reader.superblock
     start = section.offset + reader.table(group) * sb.block_size
     end = start + sb.inodes_per_group * sb.inode_size
+    number = group * sb.inodes_per_group + 1
     if group == 0:
+        number += _LOST_AND_FOUND
         start += _LOST_AND_FOUND * sb.inode_size
     for at in range(start, end, _CHUNK):
         data = os.pread(reader.fileno(), min(_CHUNK, end - at), at)
         if len(data) % sb.inode_size:
             raise superblock.ExtError(f"group {group}: its inodes are cut off")
-        yield memoryview(data if sys.byteorder == "little" else _swapped(data)).cast("H")
+        yield number, memoryview(data if sys.byteorder == "little" else _swapped(data)).cast("H")
+        number += len(data) // sb.inode_size
 
 
 def _attributes(words: memoryview, size: int) -> bool:
@@ -94,6 +102,12 @@ def _attributes(words: memoryview, size: int) -> bool:
         if magic == _MAGIC:
             return True
     return False
+
+
+def _directories(first: int, words: memoryview, size: int) -> list[int]:
+    each = size // 2
+    kinds = zip(words[0::each], words[_LINKS::each], strict=True)
+    return [number for number, (mode, links) in enumerate(kinds, first) if mode & 0xF000 == stat.S_IFDIR and links]
 
 
 def _swapped(data: bytes) -> bytes:

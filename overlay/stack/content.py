@@ -15,6 +15,8 @@ from overlay.records import NamedTuple
 from overlay.session import state as session
 
 if TYPE_CHECKING:
+    from overlay.extread.reader import ExtReader
+    from overlay.extread.table import Inodes
     from overlay.section import Section
     from overlay.session.state import Identity
 
@@ -85,7 +87,7 @@ def _read(section: Section, *, plain: bool = False) -> Content:
             return Content(True, 0, 0, frozenset(), True, False, *about)
         found = extread_table.survey(section)
         trusted = False
-        if not plain:
+        if not plain and not (plain := _unmarked(reader, found)):
             spelt = whiteout.scan_image(reader)
             trusted = any(whiteout.ROOT_MARK in marks for marks in spelt.opaque.values())
             plain = not spelt.markers and all(whiteout.KERNEL_MARK in marks for marks in spelt.opaque.values())
@@ -95,6 +97,16 @@ def _read(section: Section, *, plain: bool = False) -> Content:
             size = sum(inode.sectors * 512 for _, inode in reader.walk(b"/upper"))
     seen = Content(False, found.number, size, found.owners, plain, found.devices, *about, trusted)
     return seen._replace(attributes=found.attributes)
+
+
+def _unmarked(reader: ExtReader, found: Inodes) -> bool:
+    """Whether a look at raw blocks shows that no name and no attribute marks anything: no need to read all names."""
+    from overlay.whiteout import PREFIX
+
+    if found.attributes:
+        return False
+    blocks = (block for number in found.directories for block in reader.directory_blocks(reader.inode(number)))
+    return not any(PREFIX in block for block in blocks)
 
 
 def _remember(path: str, there: Identity, seen: Content) -> None:

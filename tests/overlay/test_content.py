@@ -39,6 +39,18 @@ def test_content_is_remembered_until_the_image_changes(tmp_path: Path) -> None:
     assert content.look(section, remember=False) == seen
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("deep/.wh.gone", False), ("deep/.wh..wh..opq", False), ("a.wh.b", True), ("ordinary", True)]
+)
+def test_marker_files_are_seen(tmp_path: Path, name: str, plain: bool) -> None:
+    """Also by the look at raw blocks, which knows no names: one that only contains the letters costs a scan."""
+    (tmp_path / "whole/upper/deep").mkdir(parents=True)
+    (tmp_path / "whole/upper" / name).write_bytes(b"")
+    made = images.make_ext3(tmp_path / "i", tmp_path / "whole")
+    seen = content.look(Section(str(made), 0, made.stat().st_size), remember=False)
+    assert (seen.plain, seen.attributes, seen.empty) == (plain, False, False)
+
+
 @pytest.mark.parametrize("inode_size", [128, 256])
 @pytest.mark.parametrize("length", [5, 900])
 def test_attributes_anywhere_are_seen(tmp_path: Path, inode_size: int, length: int) -> None:
