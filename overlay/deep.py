@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Final
+
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _LONGEST: Final = 4000  # bytes of one piece; PATH_MAX is 4096 with its end
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
 
 from overlay import tools
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final
 
 FD_PREFIX: Final = "/proc/self/fd/"
 _WHY: Final = "to work with ext3 images"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 Value = str | int | float | bool
 

@@ -14,11 +14,14 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_ulong, c_void_p
-from typing import Any, Final
 
 from overlay import superblock
 from overlay.failure import Failure
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _LIBRARY: Final = "libext2fs.so.2"
 

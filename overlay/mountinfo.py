@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from overlay.records import NamedTuple
 
@@ -20,6 +19,8 @@ class Mount(NamedTuple):
 def _plain(text: str) -> str:
     if "\\" not in text:
         return text
+    import re
+
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
 
 

@@ -11,7 +11,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
+
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # What the kernel answers where a file system lacks O_TMPFILE; EISDIR: kernels before 3.11.
 _NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from typing import Final
 
 from overlay import superblock
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _PROBE_BYTES: Final = 2048
 _SIF_MAGIC: Final = b"SIF_MAGIC\0"  # at byte 32; here only to say "that is a SIF", parsing it is not our job

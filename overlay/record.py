@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final
 
 from overlay import flatjson
+from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from overlay.extwrite.writer import Writer
     from overlay.section import Section
     from overlay.tree.view import Tree

@@ -1,15 +1,21 @@
-"""`NamedTuple` for the modules that every start loads: the same to read and to check, a tenth of the time to define.
+"""`NamedTuple` for the modules that starts load: the same to read and to check, a tenth of the time to define.
 
 typing's compiles each annotation and writes each class's ``__new__`` as source: 45 of them were a fifth of a start.
-Here an instance takes a microsecond longer, so that records made by the million (entries of trees) keep typing's.
+Here an instance takes a microsecond longer; those of `QuickTuple`, for records made by the million, do not.
+
+`TYPE_CHECKING` is typing's as well. Loading typing, with what it imports, takes 5 ms, and nothing of it is needed to
+run: annotations are never evaluated here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+__all__ = ["TYPE_CHECKING", "NamedTuple", "QuickTuple"]
+
+TYPE_CHECKING = False  # for type checkers, which go by the name, it is true
 
 if TYPE_CHECKING:
-    from typing import NamedTuple as NamedTuple
+    from typing import NamedTuple
+    from typing import NamedTuple as QuickTuple
 else:
     from _collections import _tuplegetter  # what collections.namedtuple uses
 
@@ -62,3 +68,18 @@ else:
 
         def __getnewargs__(self):
             return tuple(self)
+
+    class _Written(_Fields):
+        """Writes ``__new__`` as source, like collections.namedtuple: a tenth of a millisecond for each class."""
+
+        def __new__(mcs, name, bases, body):
+            made = super().__new__(mcs, name, bases, body)
+            if made._fields:
+                line = f"lambda _cls, {', '.join(made._fields)}: _new(_cls, ({', '.join(made._fields)},))"
+                new = eval(line, {"_new": tuple.__new__, "__builtins__": {}})
+                new.__defaults__ = tuple(made._field_defaults.values())
+                made.__new__ = new
+            return made
+
+    class QuickTuple(NamedTuple, metaclass=_Written):
+        """`NamedTuple` for records that are made by the million."""

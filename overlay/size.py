@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -11,7 +13,7 @@ GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
 _UNITS: Final = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB, "P": 1024 * TIB}
-_SIZE: Final = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?\s*([BKMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SIZE: Final = r"([0-9]{1,18})(?:\.([0-9]{1,9}))?\s*([BKMGTP]?)(?:i?B)?"
 _LARGEST: Final = 2**63 - 1  # off_t
 
 
@@ -21,7 +23,9 @@ def parse_size(text: str, default_unit: int = MIB) -> int:
     A bare number counts ``default_unit`` bytes each (Apptainer's ``--size`` counts MiB). A fraction of a byte
     is dropped. Raises ValueError, worded for a person, for anything else, also for what no file can hold.
     """
-    match = _SIZE.fullmatch(text.strip())
+    import re  # most starts need no size
+
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a size; write it like 64M, 10G or 1.5T")
     whole, fraction, letter = match.groups()

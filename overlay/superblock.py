@@ -7,9 +7,11 @@ anybody divides by it, allocates by it or seeks to it: a damaged image raises `E
 from __future__ import annotations
 
 import struct
-from typing import Final
 
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 SUPERBLOCK_OFFSET: Final = 1024
 SUPERBLOCK_SIZE: Final = 1024

@@ -17,12 +17,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
 
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.extread.reader import Entry, ExtReader
 
 PREFIX: Final = b".wh."

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from overlay.failure import Failure
 from overlay.section import Section
 from sifkit import sif
-from sifkit.cli.main import cli
+from sifkit.cli.commands import cli
 
 
 def run(*words: str) -> Result:

@@ -26,7 +26,7 @@ import leftovers
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(sys.prefix)
 ISOLATED = "SIFKIT_TEST_ISOLATED"
-KEPT = ("SIFKIT_MUST_WORK", "TERM", "LANG", "CI")
+KEPT = ("SIFKIT_MUST_WORK", "SIFKIT_TEST_EXAMPLES", "TERM", "LANG", "CI")
 IGNORED = shutil.ignore_patterns("__pycache__", "mypy*", "ruff*", "*_cache", ".venv", ".git", ".demo", "build")
 
 

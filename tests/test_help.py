@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from sources import ROOT
 
-from sifkit.cli.main import cli
+from sifkit.cli.commands import cli
 
 
 class Entry(NamedTuple):

@@ -21,7 +21,7 @@ from overlay.section import Section
 from overlay.tree.copy import Copier, Marks
 from overlay.tree.view import DirectoryTree
 from sifkit import sif
-from sifkit.cli.main import cli
+from sifkit.cli.commands import cli
 from sifkit.image.target import layer, resolve
 
 

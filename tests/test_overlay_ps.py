@@ -14,7 +14,7 @@ from overlay.locks import lock
 from overlay.manage.create import create_ext3
 from overlay.section import Section
 from sifkit import sif
-from sifkit.cli.main import cli
+from sifkit.cli.commands import cli
 
 MIB = 2**20
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final, NamedTuple
 
 from overlay import whiteout
 from overlay.commit.upper import Found, kept_xattrs, look, nearer, replaced
@@ -13,7 +12,11 @@ from overlay.extread.reader import ExtReader
 from overlay.extwrite import data as ext_data
 from overlay.extwrite import inode as ext_inode
 from overlay.extwrite import xattr as ext_xattr
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _DIRECT: Final = 12
 _FAST_LINK: Final = 60

@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import Final
 
 from overlay import e2fsprogs, superblock
 from overlay.extwrite.volume import undo_name
 from overlay.failure import Failure
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAGIC: Final = b"E2UNDO02"
 _HEADER: Final = struct.Struct("<8sQQQI")  # magic, keys, block of the superblock, of the first keys, block size

@@ -6,7 +6,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
 
 from overlay import whiteout
 from overlay.commit.upper import (
@@ -22,6 +21,10 @@ from overlay.commit.upper import (
 )
 from overlay.extwrite.inode import SECOND, Attributes
 from overlay.extwrite.writer import Writer
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 UPPER: Final = b"upper"
 # Only the kernel's. fuse2fs lists `trusted.` ones to users who may not read them, and then the kernel cannot copy the

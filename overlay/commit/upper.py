@@ -6,9 +6,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
 
 from overlay import whiteout
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # Of overlay drivers, or of the host: security labels of where the session lies mean nothing in the image.
 _NOT_KEPT: Final = (

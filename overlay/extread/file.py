@@ -5,13 +5,14 @@ from __future__ import annotations
 import bisect
 import io
 import os
-from typing import TYPE_CHECKING, NamedTuple
+
+from overlay.records import TYPE_CHECKING, QuickTuple
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-class Extent(NamedTuple):
+class Extent(QuickTuple):
     """``length`` bytes of a file from ``start`` on lie at byte ``place`` of the image file."""
 
     start: int

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import stat
 import struct
-from typing import Final, NamedTuple
 
+from overlay.records import TYPE_CHECKING, QuickTuple
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 ROOT: Final = 2
 
@@ -25,7 +28,7 @@ _NS_BITS, _EPOCH_BITS = 30, 2
 _SECOND: Final = 10**9
 
 
-class Inode(NamedTuple):
+class Inode(QuickTuple):
     """Sizes are bytes, times nanoseconds since 1970, ``sectors`` 512 bytes each. ``block`` is i_block."""
 
     number: int

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlay import whiteout
+from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.extread.reader import ExtReader, Inode
 
 _SKIPPED: Final = (b"trusted.", b"security.", b"user.overlay.", b"user.fuseoverlayfs.")

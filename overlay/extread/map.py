@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
 
 from overlay.extread.inode import FLAG_EXTENTS, Inode
+from overlay.records import TYPE_CHECKING, QuickTuple
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _EXTENT_MAGIC: Final = 0xF30A
 _EXTENT_DEPTH: Final = 5
@@ -21,7 +24,7 @@ _DIRECT: Final = 12
 ReadBlock = Callable[[int], bytes]
 
 
-class Run(NamedTuple):
+class Run(QuickTuple):
     """``length`` blocks of a file from block ``logical`` on lie at block ``physical`` of the file system."""
 
     logical: int

@@ -12,8 +12,6 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Final, NamedTuple, Self
 
 from overlay import superblock
 from overlay.extread import inode as extread_inode
@@ -21,21 +19,23 @@ from overlay.extread import map as extread_map
 from overlay.extread import xattr as extread_xattr
 from overlay.extread.file import Extent, ExtFile
 from overlay.extread.inode import Inode as Inode
+from overlay.records import TYPE_CHECKING, QuickTuple
 from overlay.section import Section
 from overlay.superblock import ExtError as ExtError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final, Self
 
 # filetype, recover, meta_bg, extent, 64bit, mmp, flex_bg, ea_inode, csum_seed, large_dir, inline_data, casefold
 _READABLE: Final = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x20000
 _FILETYPE, _META_BG, _SPARSE_SUPER2 = 0x2, 0x10, 0x200
-
-_TABLE_CHUNK: Final = 65536  # bytes of inode table read at once: neighbours are asked for next
-_CHUNKS_KEPT: Final = 16
-_LONGEST_PATH: Final = 65536
-_LARGEST_DIRECTORY: Final = 2**32
+_TABLE_CHUNK, _CHUNKS_KEPT = 65536, 16  # bytes of inode table read at once: neighbours are asked for next
+_LONGEST_PATH, _LARGEST_DIRECTORY = 65536, 2**32
 _INLINE_ROOM: Final = 60
 
 
-class Entry(NamedTuple):
+class Entry(QuickTuple):
     """One name in a directory: ``kind`` is the dirent's file type (0 unknown, 1 file, 2 directory, ...)."""
 
     name: bytes

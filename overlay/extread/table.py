@@ -7,12 +7,15 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import Final, NamedTuple
 
 from overlay import superblock
 from overlay.extread import inode as inodes
 from overlay.extread.reader import ExtReader
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _CHUNK: Final = 1 << 20
 _LOST_AND_FOUND: Final = 11  # mke2fs makes it, for root

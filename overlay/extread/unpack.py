@@ -6,15 +6,19 @@ them. An ordinary user owns all of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from typing import IO, Final
 
 from overlay import whiteout
 from overlay.extread import inode as extread_inode
 from overlay.extread.look_like import look_like
 from overlay.extread.reader import ExtReader, Inode
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import IO, Final
 
 _PIECE: Final = 1 << 20
 
@@ -45,6 +49,9 @@ def unpack(section: Section, target: str, top: str = "upper") -> int:
         for there, inode in reversed(directories):
             if any(mark.encode() in reader.xattrs(inode) for mark in whiteout.OPAQUE_MARKS):
                 whiteout.mark_opaque(there)
+            # Only the kernel reads it, and would show what it does not know as an attribute like any other.
+            with contextlib.suppress(OSError):
+                os.removexattr(there, whiteout.FUSE_MARK)
             look_like(reader, inode, there)
     return count
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final
 
+from overlay.records import TYPE_CHECKING
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAGIC: Final = 0xEA020000
 _PREFIXES: Final = {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from typing import Final
 
 from overlay.extwrite import map as ext_map
 from overlay.extwrite.inode import NOTHING, Body
 from overlay.extwrite.volume import Volume
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 AT_ONCE: Final = 128 * 1024  # a file up to this size is read whole
 _PIECE: Final = 2**26  # bytes per call to the kernel

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final
 
+from overlay.records import TYPE_CHECKING
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _HEAD: Final = struct.Struct("<IHBB")
 DIRECTORY_KIND: Final = 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from overlay.records import TYPE_CHECKING
 from overlay.superblock import Superblock
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _WRITABLE_INCOMPAT: Final = 0x2 | 0x10
 _WRITABLE_RO: Final = 0x1 | 0x2 | 0x4

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
 
 from overlay import whiteout
 from overlay.extwrite.sink import ExtSink
 from overlay.extwrite.writer import Writer
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
 from overlay.size import MIB
 from overlay.tree.copy import Copier, Marks
 from overlay.tree.loss import Report
 from overlay.tree.view import Entry, Extent, Tree
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _FAST_LINK: Final = 60
 _BLOCK: Final = 4096

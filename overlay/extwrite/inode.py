@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _BASE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
 _LARGE: Final = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")

@@ -10,9 +10,12 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
+from overlay.records import TYPE_CHECKING
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _DIRECT: Final = 12
 _NO_MORE: Final = (0,) * 14  # pointers behind the first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from overlay.extread import inode as extread_inode
 from overlay.extread import xattr as extread_xattr
@@ -15,8 +14,12 @@ from overlay.extwrite.directory import Directory
 from overlay.extwrite.fit import refusal
 from overlay.extwrite.inode import FLAG_INDEX, Body
 from overlay.extwrite.volume import Volume
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _DIR_INDEX: Final = 0x20
 _FILETYPE: Final = 0x2

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import Final
 
 from overlay import whiteout
 from overlay.extwrite import data as ext_data
@@ -15,9 +14,13 @@ from overlay.extwrite import xattr as ext_xattr
 from overlay.extwrite.inode import Attributes
 from overlay.extwrite.volume import Volume
 from overlay.extwrite.writer import Writer
+from overlay.records import TYPE_CHECKING
 from overlay.tree.layer_write import LayerSink
 from overlay.tree.loss import Report
 from overlay.tree.view import DirectoryTree, Entry, Extent, Tree, pieces
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _OPAQUE: Final = {whiteout.KERNEL_MARK.encode(): b"y"}  # see commit_tree
 _MOST_LINKS: Final = 60000

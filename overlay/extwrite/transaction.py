@@ -16,12 +16,15 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
 
 from overlay import linux_file
 from overlay.extread.reader import ExtReader
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
 from overlay.superblock import SUPERBLOCK_OFFSET, ExtError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAGIC: Final = 0xC03B3998
 _DESCRIPTOR, _COMMIT, _VERSION_2 = 1, 2, 4

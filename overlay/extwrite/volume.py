@@ -16,20 +16,19 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Final
 
 from overlay import superblock
 from overlay.libext2fs import Filesystem, undo_log
 from overlay.section import Section
 from overlay.superblock import ExtError
 
-_BATCH: Final = 48 * 2**20  # bytes of changed blocks kept in memory
-_WRITE_AT_ONCE: Final = 2**20  # neighbouring new blocks are written together, up to so many bytes
-_CLEAN_KEPT: Final = 256  # blocks that were read and not changed
-_LARGE_FILE: Final = 0x2
-_EXT_ATTR: Final = 0x8
+_BATCH = 48 * 2**20  # bytes of changed blocks kept in memory
+_WRITE_AT_ONCE = 2**20  # neighbouring new blocks are written together, up to so many bytes
+_CLEAN_KEPT = 256  # blocks that were read and not changed
+_LARGE_FILE = 0x2
+_EXT_ATTR = 0x8
 _COMPAT_AT, _RO_COMPAT_AT = 92, 100
-_LONGEST_SAVE: Final = 256  # blocks in one call
+_LONGEST_SAVE = 256  # blocks in one call
 
 
 def undo_name(undo: str, batch: int) -> str:

@@ -17,7 +17,6 @@ import stat
 import struct
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Self
 
 from overlay.extread.inode import Inode
 from overlay.extwrite import data as ext_data
@@ -28,7 +27,11 @@ from overlay.extwrite.fit import refusal as refusal
 from overlay.extwrite.inode import NOTHING, Attributes, Body
 from overlay.extwrite.names import Names
 from overlay.extwrite.volume import Volume
+from overlay.records import TYPE_CHECKING
 from overlay.superblock import ExtError
+
+if TYPE_CHECKING:
+    from typing import Final, Self
 
 _FAST_LINK: Final = 60
 _LINK_MAX: Final = 65000  # EXT2_LINK_MAX of libext2fs; the kernel's EXT4_LINK_MAX

@@ -11,7 +11,11 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
-from typing import Final
+
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAGIC: Final = 0xEA020000
 _ENTRY: Final = struct.Struct("<BBHIII")

@@ -12,10 +12,12 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from typing import Final
 
 from overlay import flatjson
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _LONGEST_COMMAND: Final = 200
 _LARGEST_RECORD: Final = 4096

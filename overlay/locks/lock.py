@@ -15,14 +15,16 @@ import os
 import stat
 import time
 from types import TracebackType
-from typing import Final, Self
 
 from overlay.locks import holder as holders_
 from overlay.locks import ofd
 from overlay.locks.holder import Holder, Key
 from overlay.locks.ofd import CannotLock as CannotLock
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
+
+if TYPE_CHECKING:
+    from typing import Final, Self
 
 LOCK_FILE: Final = ".sifkit.lock"
 _ATTRIBUTE: Final = "user.sifkit.lock."

@@ -7,7 +7,11 @@ import errno
 import fcntl
 import os
 import struct
-from typing import Final
+
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # A byte no image reaches, to learn whether the file system locks at all.
 _UNUSED_BYTE: Final = 2**62

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import enum
 import os
-import re
-from typing import Final
 
 from overlay import e2fsprogs, superblock
 from overlay.manage import edit
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
 
+if TYPE_CHECKING:
+    from typing import Final
+
 # What e2fsck asks, and answers itself under -n; and lines that say nothing about this image's health.
-_QUESTION: Final = re.compile(r" *[A-Z][-a-z ]*\? (no|yes)$")
-_NOISE: Final = re.compile(r"^Pass |^e2fsck 1\.|\d/\d+ files\b|\*\*\*|skipping journal recovery")
+_QUESTION: Final = r" *[A-Z][-a-z ]*\? (no|yes)$"
+_NOISE: Final = r"^Pass |^e2fsck 1\.|\d/\d+ files\b|\*\*\*|skipping journal recovery"
 
 _JOURNAL_MAGIC: Final = bytes.fromhex("c03b3998")  # big endian, as all of jbd2
 _JOURNAL_START: Final = 28
@@ -158,11 +159,13 @@ def _mended(recovery: bool, details: tuple[str, ...]) -> str:
 
 def _details(section: Section, said: str) -> tuple[str, ...]:
     """e2fsck's lines without its name, the image's name, its questions and the closing statistics."""
+    import re
+
     lines = []
     for line in said.splitlines():
         text = line.strip().removeprefix("e2fsck: ").removeprefix(section.spec).removeprefix(section.path)
-        text = _QUESTION.sub("", text.lstrip(": ")).strip()
-        if text and not _NOISE.search(text) and text not in lines:
+        text = re.sub(_QUESTION, "", text.lstrip(": ")).strip()
+        if text and not re.search(_NOISE, text) and text not in lines:
             lines.append(text)
     return tuple(lines)
 

@@ -11,10 +11,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from overlay.e2fsprogs import FD_PREFIX
 from overlay.failure import Failure
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
 
 if TYPE_CHECKING:

@@ -16,18 +16,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 import zlib
-from typing import TYPE_CHECKING, Final
 
 from overlay import deep
 from overlay.metalayer import record as metalayer_record
 from overlay.metalayer.record import BadRecord, Record
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -63,7 +62,8 @@ def place() -> str:
 
 def name_of(kind: str, key: bytes, base: str) -> str:
     """The name of the layer that ``key`` identifies, with something of ``base`` for the eye."""
-    seen = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(base.rstrip("/")))[:40]
+    name = os.path.basename(base.rstrip("/"))
+    seen = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[:40]
     # Two keys with one sum would take turns, for the record tells them apart.
     return f"{kind}-{seen}-{zlib.crc32(key):08x}{zlib.crc32(key + b'again'):08x}"
 

@@ -8,21 +8,19 @@ mounts (`overlay.stack.mount.Parts`).
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING, Final, Literal
 
 from overlay import revision
 from overlay.metalayer import cache as metalayer_cache
 from overlay.metalayer import record as metalayer_record
 from overlay.metalayer.cache import Stored, Untrusted
 from overlay.metalayer.record import BadRecord, Record
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.revision import Revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from typing import Protocol
+    from typing import Final, Literal, Protocol
 
     from overlay.metalayer.node import Node, Nodes
     from overlay.metalayer.walk import Walk
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
         def info(self, text: str) -> None: ...
         def task(self, text: str) -> AbstractContextManager[Callable[[int], None]]: ...
 
+    Kind = Literal["metadata", "directory"]
 
-Kind = Literal["metadata", "directory"]
 
 # A base that nothing identifies is walked before each run; past so many entries that takes too long.
 MOST_WALKED: Final = 50_000
@@ -43,7 +41,7 @@ MOST_WALKED: Final = 50_000
 MOST_LOOKED_AT: Final = 2_000
 
 # Where ducc puts an image's tree: below the digest of its configuration, so it never changes.
-_FLAT: Final = re.compile(r"/\.flat/[0-9a-f]{2}/([0-9a-f]{32,128})(/.*)?$")
+_FLAT: Final = r"/\.flat/[0-9a-f]{2}/([0-9a-f]{32,128})(/.*)?$"
 
 
 class Unavailable(Exception):
@@ -86,8 +84,10 @@ def base_of(path: str, known: Revision | None = None) -> Base:
     found = revision.at(known.point) if known else revision.of(path)
     if found is None:
         return Base(path, b"", None)
+    import re  # of no use to a base on a disk
+
     inside = path.removeprefix(found.point)
-    if match := _FLAT.search(inside):
+    if match := re.search(_FLAT, inside):
         key = f"digest\0{found.name}\0{match[1]}\0{match[2] or ''}"
         return Base(path, os.fsencode(key), found, by_name=True)
     return Base(path, os.fsencode(f"revision\0{found.name}\0{found.root_hash}\0{inside}"), found)

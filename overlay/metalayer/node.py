@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from overlay.records import QuickTuple
 
 
-class Node(NamedTuple):
+class Node(QuickTuple):
     """One name in a base. ``path``: relative to its top, which is ``b""`` itself.
 
     ``size`` in bytes. ``links``: names of the inode; where there are several, ``inode`` tells which belong together.

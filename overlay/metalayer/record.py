@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import TYPE_CHECKING, Final
 
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Final
 
     from overlay.metalayer.node import Node
 

@@ -11,10 +11,13 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import Final
 
 from overlay import deep
 from overlay.metalayer.node import Node
+from overlay.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 THREADS: Final = 16  # for trees behind a network, where nearly all of the time is waiting
 

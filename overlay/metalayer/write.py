@@ -17,10 +17,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import Final, NamedTuple
 
 from overlay import deep
 from overlay.metalayer.node import Node, Nodes
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 METACOPY: Final = b"user.overlay.metacopy"
 REDIRECT: Final = b"user.overlay.redirect"

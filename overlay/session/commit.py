@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from overlay.commit import carry as engine
 from overlay.locks import holder
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
 from overlay.session import conflict as session_conflict
 from overlay.session import marker as session_marker

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Final
 
 from overlay import flatjson
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.session import state as session
 from overlay.session.state import Identity, Record
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _ATTRIBUTE: Final = "user.sifkit.session."
 _LARGEST: Final = 65536

@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
 
 from overlay.failure import Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.session import marker as session_marker
 from overlay.session import place as session_place
 from overlay.session import state as session
 from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from overlay.section import Section
     from overlay.session.marker import Marker
+
+    State = Literal["waiting", "cut", "done", "replaced", "elsewhere", "foreign", "lost"]
     from overlay.session.state import Identity, Session
 
-State = Literal["waiting", "cut", "done", "replaced", "elsewhere", "foreign", "lost"]
 COMPLETE = ".done"  # behind an undo log's name: a file that says that the commit is complete
 
 

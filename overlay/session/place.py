@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlay import linux
 from overlay.features import takes_xattr
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack import driver
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.section import Section
 
 VARIABLE: Final = "SIFKIT_SESSION_DIR"

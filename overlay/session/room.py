@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from overlay import superblock
 from overlay.e2fsprogs import ToolError
@@ -19,6 +18,7 @@ from overlay.failure import Failure
 from overlay.locks import ofd
 from overlay.manage import rebuild, resize, resize_grow
 from overlay.manage.create import BLOCK_SIZE
+from overlay.records import NamedTuple
 from overlay.section import Section
 from overlay.size import MIB, format_size
 

@@ -18,13 +18,14 @@ import contextlib
 import os
 import stat
 import zlib
-from typing import TYPE_CHECKING, Final
 
 from overlay import flatjson, superblock
 from overlay.locks import holder as holders
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.section import Section
 
 PREFIX: Final = "sifkit-session-"

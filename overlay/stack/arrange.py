@@ -6,10 +6,9 @@ Nothing is changed here; `overlay.stack.upper.prepare` makes what a writable dir
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay.failure import USAGE, Failure, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Arranged, Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux, tools
 from overlay.failure import Failure, from_oserror
 from overlay.features import Features, without
+from overlay.records import TYPE_CHECKING
 from overlay.stack import fuse, loop
 from overlay.stack.attached import Attached, Owner
 from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, SquashImage

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.session import state as session
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.extread.reader import ExtReader
     from overlay.extread.table import Inodes
     from overlay.section import Section

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from overlay import linux
 from overlay.failure import Failure
 from overlay.features import Features
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack import mount
 from overlay.stack.layer import ExtOverlay, Overlay, Stack, Tmpfs
 
-Name = Literal["bind", "kernel", "staged", "fuse-overlayfs"]
-Points = Literal["none", "optional", "needed"]
-Layer = Literal["", "metadata", "directory"]
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Name = Literal["bind", "kernel", "staged", "fuse-overlayfs"]
+    Points = Literal["none", "optional", "needed"]
+    Layer = Literal["", "metadata", "directory"]
 
 # Ways of writing over a base that belongs to somebody else, best first; what --foreign may name beside `auto`.
 WAYS = ("metadata", "directory", "squash", "plain")

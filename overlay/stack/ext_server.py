@@ -13,15 +13,16 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlay import linux
 from overlay.extread import inode as inodes
 from overlay.extread.reader import Entry, ExtError, ExtReader, Inode
+from overlay.records import TYPE_CHECKING
 from overlay.stack import fuse, fuse_wire
 
 if TYPE_CHECKING:
     import io
+    from typing import Final
 
     from overlay.section import Section
 

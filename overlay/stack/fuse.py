@@ -14,14 +14,14 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux
 from overlay.failure import Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
 # What a server needs inside our namespace: to mount, and to act for files of every mapped owner.
 _CAPABILITIES = (

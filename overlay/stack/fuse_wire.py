@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
+
+from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.extread.reader import Inode
 
 LOOKUP, FORGET, GETATTR, READLINK, READ, STATFS = 1, 2, 3, 5, 15, 17

@@ -11,10 +11,9 @@ Always with `userxattr`, for root too: one spelling of marks, so that what root 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux, tools
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from overlay.stack.fuse import Server

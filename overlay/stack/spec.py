@@ -8,15 +8,16 @@ comma separates only where every part names something that exists (Apptainer spl
 from __future__ import annotations
 
 import os
-import re
-from typing import Literal
 
 from overlay.failure import USAGE, Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
-Mode = Literal["auto", "ro", "rw", "fuse"]
+if TYPE_CHECKING:
+    from typing import Literal
 
-_SUFFIX = r"(?<!\\):([^:/]*)$"  # compiled when needed: that costs more than a look at the path
+    Mode = Literal["auto", "ro", "rw", "fuse"]
+
+_SUFFIX = r"(?<!\\):([^:/]*)$"
 
 
 class LayerSpec(NamedTuple):
@@ -31,7 +32,7 @@ class LayerSpec(NamedTuple):
 
 def parse(text: str) -> tuple[LayerSpec, ...]:
     """The layers that one ``--overlay`` value names; `Failure` (exit 2) for a suffix nobody knows."""
-    pieces = re.split(r"(?<!\\),", text) if "," in text else [text]
+    pieces = _split(text) if "," in text else [text]
     if len(pieces) > 1 and not any(map(os.path.lexists, (text, text.removesuffix(":ro"), text.removesuffix(":rw")))):
         parts = tuple(_one(piece) for piece in pieces)
         if all(os.path.lexists(part.source) for part in parts):
@@ -39,11 +40,19 @@ def parse(text: str) -> tuple[LayerSpec, ...]:
     return (_one(text),)
 
 
+def _split(text: str) -> list[str]:
+    import re  # only for paths that are not simply there
+
+    return re.split(r"(?<!\\),", text)
+
+
 def _one(text: str) -> LayerSpec:
     if not text:
         raise Failure("an overlay needs a path", "the value of --overlay is empty", exit_code=USAGE)
     if os.path.lexists(text):
         return LayerSpec(text, "auto")
+    import re
+
     match = re.search(_SUFFIX, text)
     if match is None:
         return LayerSpec(_unescape(text), "auto")
@@ -69,4 +78,6 @@ def _taken(source: str) -> str:
 
 
 def _unescape(text: str) -> str:
+    import re
+
     return re.sub(r"\\([:,\\])", r"\1", text)

@@ -18,11 +18,11 @@ attributes. fuse-overlayfs reads all spellings by itself and is given the image 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from overlay import whiteout
 from overlay.extread.look_like import look_like
 from overlay.extread.reader import ExtReader, Inode
+from overlay.records import NamedTuple
 from overlay.whiteout import Whiteouts
 
 _MODE_WHILE_MAKING = 0o700

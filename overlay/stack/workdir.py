@@ -8,9 +8,8 @@ read-only without an error: Apptainer takes that for a writable mount and fails 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 
+from overlay.remove import remove
 from overlay.section import Section
 
 PLACE = b"/".join((b"", b"work", b"work"))
@@ -38,5 +37,5 @@ def clear_image(section: Section) -> None:
 
 def clear_directory(work: str) -> None:
     """Remove ``work``/work; what cannot be removed is the next run's matter."""
-    if os.path.isdir(f"{work}/work"):
-        shutil.rmtree(f"{work}/work", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(f"{work}/work")

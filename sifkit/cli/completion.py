@@ -71,7 +71,7 @@ def completion(shell: str) -> None:
     zsh    sifkit completion zsh >> ~/.zshrc      (behind compinit)
     fish   sifkit completion fish > ~/.config/fish/completions/sifkit.fish
     """
-    from sifkit.cli.main import cli
+    from sifkit.cli.commands import cli
 
     known = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}[shell]
     text = known.source_template % known(cli, {}, "sifkit", VARIABLE).source_vars()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from overlay import tools
 from overlay.failure import Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Key -> type as a person would call it; the tests hold docs/man against this table.
 KEYS = {

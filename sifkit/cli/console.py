@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from overlay.failure import OURS, Failure, from_oserror
+from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,10 @@ class Console:
         if self.level > SILENT:
             self._print("", str(failure))
 
+    def mistake(self, text: str) -> None:
+        """What is wrong with the command line, as click says it."""
+        self._print("", text, "Error: ")
+
     def warning(self, text: str) -> None:
         if self.level >= NORMAL:
             self._print("WARNING: ", text)
@@ -42,11 +46,11 @@ class Console:
 
         return progress.task(text)
 
-    def _print(self, kind: str, text: str) -> None:
+    def _print(self, kind: str, text: str, who: str = "sifkit: ") -> None:
         # One write: lines of several processes do not mix. Control characters of file names stay text.
         shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         try:
-            os.write(2, f"sifkit: {kind}{shown}\n".encode("utf-8", "backslashreplace"))
+            os.write(2, f"{who}{kind}{shown}\n".encode("utf-8", "backslashreplace"))
         except OSError:  # standard error is closed: there is nobody to tell
             self.level = SILENT
 

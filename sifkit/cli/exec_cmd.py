@@ -1,24 +1,19 @@
-"""``sifkit exec``, ``shell`` and ``run``: from the command line to a plan, and the plan to the runtime."""
+"""``sifkit exec``, ``shell``, ``run`` and ``test`` for click; `sifkit.cli.start` spares a usual start it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 import click
 
-from overlay import tools
-from sifkit.cli import config, request
-from sifkit.cli.console import CONSOLE
-from sifkit.cli.run_option import Given, RunCommand
-from sifkit.runtime import container, environ, identity, plan, userns
+from sifkit.cli.carry_out import carry_out
+from sifkit.cli.run_option import RunCommand
+from sifkit.cli.spec import Given
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-    from overlay.section import Section
 
 
 def _command(function: Callable[[Given], int], *parameters: click.Parameter) -> click.Command:
@@ -36,7 +31,7 @@ def _exec(given: Given) -> int:
     sifkit exec image/ python3 --version
     sifkit exec --overlay changes/ image/ pip install numpy
     """
-    return _carry_out("exec", given["command"], given)
+    return carry_out("exec", given)
 
 
 def _shell(given: Given) -> int:
@@ -46,7 +41,7 @@ def _shell(given: Given) -> int:
     sifkit shell --overlay changes/ image/
     sifkit shell --writable-tmpfs image.sqfs
     """
-    return _carry_out("shell", given["args"], given)
+    return carry_out("shell", given)
 
 
 def _run(given: Given) -> int:
@@ -55,7 +50,7 @@ def _run(given: Given) -> int:
     \b
     sifkit run image/ --input data.root
     """
-    return _carry_out("run", given["args"], given)
+    return carry_out("run", given)
 
 
 def _test(given: Given) -> int:
@@ -64,7 +59,7 @@ def _test(given: Given) -> int:
     \b
     sifkit test image.sif
     """
-    return _carry_out("test", given["args"], given)
+    return carry_out("test", given)
 
 
 def _programs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -84,41 +79,3 @@ exec_ = _command(_exec, _IMAGE, _COMMAND)
 shell = _command(_shell, _IMAGE, _ARGS)
 run = _command(_run, _IMAGE, _ARGS)
 test = _command(_test, _IMAGE, _ARGS)
-
-
-def _carry_out(verb: str, args: tuple[str, ...] | None, given: Given) -> int:
-    if any(name.startswith(request.PREFIXES) for name in os.environ):
-        from sifkit.cli import twins
-
-        twins.add(verb, given, os.environ)
-    if given["json"] and not given["dry_run"]:
-        raise click.UsageError("--json goes with --dry-run")
-    settings = config.load()
-    _apply(settings)
-    asked = request.build(verb, given["image"], args or (), given, settings)
-    real_root = userns.privileged() and not given["userns"]
-    made = plan.build(asked, identity.caller(), environ.of_caller(), real_root)
-    if given["fakeroot"]:
-        from sifkit.runtime import fakeroot
-
-        if text := fakeroot.remark(made):
-            CONSOLE.warning(text) if made.ids else CONSOLE.info(text)
-    if given["dry_run"]:
-        from sifkit.cli import show_plan
-
-        show_plan.show(made, container.dry_run(made), bool(given["json"]))
-        return 0
-    return container.run(made, CONSOLE, given["wait_lock"] or 0.0, _enlarge)
-
-
-def _enlarge(section: Section, size: int, inodes: int) -> Section:
-    """Let an ext3 overlay grow that takes the writes of a run and does not hold them."""
-    from sifkit.image import resize
-
-    return resize.enlarge(section, size, inodes)
-
-
-def _apply(settings: config.Config) -> None:
-    tools.configure(dict(settings.helpers))
-    if settings.session_dir:
-        os.environ.setdefault("SIFKIT_SESSION_DIR", settings.session_dir)

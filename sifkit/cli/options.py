@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from sifkit.cli import console
+from sifkit.cli import console, usage
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -58,13 +58,8 @@ def _with(function: F, options: Iterable[click.Option]) -> F:
 
 
 def size(text: str, option: str, least: int = 0) -> int:
-    """Bytes of a size a user wrote (``512M``, ``2G``, bare: MiB), at least ``least``."""
-    from overlay.size import parse_size
-
+    """`usage.size_of` for a command of click's."""
     try:
-        found = parse_size(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
-    if found < least:
-        raise click.UsageError(f"{option}: {text} is too small")
-    return found
+        return usage.size_of(text, option, least)
+    except usage.UsageError as error:
+        raise click.UsageError(str(error)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sifkit.cli.run_option import Spec
+from sifkit.cli.spec import Spec
 
 OPTIONS = (
     Spec(

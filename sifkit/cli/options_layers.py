@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-import click
-
+from overlay.records import TYPE_CHECKING
 from overlay.stack.driver import WAYS
-from sifkit.cli.run_option import Spec
+from sifkit.cli.spec import Spec
 
-_SECONDS = click.FloatRange(min=0)
-_SECONDS.name = "number of seconds"  # the word of its error message
+if TYPE_CHECKING:
+    from typing import Any
+
+    import click
+
+
+def _seconds() -> click.ParamType[Any]:
+    import click
+
+    made = click.FloatRange(min=0)
+    made.name = "number of seconds"  # the word of its error message
+    return made
+
+
+def _way() -> click.ParamType[Any]:
+    import click
+
+    return click.Choice(("auto", *WAYS))
+
 
 OPTIONS = (
     Spec(
@@ -48,7 +64,7 @@ OPTIONS = (
         ("--foreign",),
         "How to write over a base of somebody else: metadata, directory, squash, plain (default: auto, the best that "
         "this host has).",
-        "WAY", type=click.Choice(("auto", *WAYS)),
+        "WAY", type=_way,
     ),
     Spec(
         ("--metadata-cache",),
@@ -58,6 +74,6 @@ OPTIONS = (
     Spec(
         ("--wait-lock",),
         "Wait so long for an overlay that is in use (default: not at all).",
-        "SECONDS", type=_SECONDS,
+        "SECONDS", type=_seconds,
     ),
 )  # fmt: skip

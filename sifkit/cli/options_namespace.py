@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-import click
+from overlay.records import TYPE_CHECKING
+from sifkit.cli.spec import Spec
 
-from sifkit.cli.run_option import Spec
+if TYPE_CHECKING:
+    from typing import Any
+
+    import click
+
+
+def _float() -> click.ParamType[Any]:
+    import click
+
+    return click.FLOAT
+
+
+def _int() -> click.ParamType[Any]:
+    import click
+
+    return click.INT
+
 
 OPTIONS = (
     Spec(("-f", "--fakeroot"), "Be root in the container: of files that are yours, and of your subordinate ids."),
@@ -22,12 +39,12 @@ OPTIONS = (
     Spec(("--add-caps",), "Give the payload capabilities: CAP_NET_RAW,... or all.", "LIST"),
     Spec(("--drop-caps",), "Take capabilities from it.", "LIST"),
     Spec(("--allow-setuid",), "Let set-uid programs work for root; that is so without it."),
-    Spec(("--cpus",), "At most so many processors at a time (1.5).", "N", type=click.FLOAT),
-    Spec(("--cpu-shares",), "Share of processor time beside others (2 to 262144, usually 1024).", "N", type=click.INT),
+    Spec(("--cpus",), "At most so many processors at a time (1.5).", "N", type=_float),
+    Spec(("--cpu-shares",), "Share of processor time beside others (2 to 262144, usually 1024).", "N", type=_int),
     Spec(("--cpuset-cpus",), "Only these processors (0-3,7).", "LIST"),
     Spec(("--cpuset-mems",), "Only memory of these nodes (0,1).", "LIST"),
     Spec(("--memory",), "At most so much memory (500M, 2G); more is ended by the kernel.", "SIZE"),
     Spec(("--memory-swap",), "At most so much memory and swap together.", "SIZE"),
     Spec(("--memory-reservation",), "Memory that is spared while there is other.", "SIZE"),
-    Spec(("--pids-limit",), "At most so many processes.", "N", type=click.INT),
+    Spec(("--pids-limit",), "At most so many processes.", "N", type=_int),
 )

@@ -6,8 +6,8 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE, QUIET
 
 if TYPE_CHECKING:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-import click
-
+from overlay.records import TYPE_CHECKING
 from sifkit.cli import config, request_layers
+from sifkit.cli.usage import UsageError
 from sifkit.image.resolve import resolve
 from sifkit.runtime.request import Mounts, Namespaces, Request, Variables
 
 if TYPE_CHECKING:
-    from sifkit.cli.run_option import Given
+    from sifkit.cli.spec import Given
     from sifkit.runtime.capabilities import Privileges
     from sifkit.runtime.cgroup import Limits
 
@@ -24,9 +23,9 @@ FORWARDED = ("SIFKITENV_", "APPTAINERENV_", "SINGULARITYENV_")
 def build(verb: str, image: str, args: tuple[str, ...], given: Given, settings: config.Config) -> Request:
     """What the command line and the configuration ask for, with image and overlays found."""
     if given["writable"] and given["writable_tmpfs"]:
-        raise click.UsageError("--writable and --writable-tmpfs exclude each other")
+        raise UsageError("--writable and --writable-tmpfs exclude each other")
     if given["writable"] and given["read_only"]:
-        raise click.UsageError("--writable and --read-only exclude each other")
+        raise UsageError("--writable and --read-only exclude each other")
     _imply(given)
     found = resolve(image)
     return Request(

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
-
-import click
+from collections.abc import Iterable, Mapping, Sequence
 
 from overlay.failure import Failure, from_oserror
+from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE
+from sifkit.cli.usage import UsageError
 from sifkit.runtime import environ
 from sifkit.runtime.environ import Assignment
 from sifkit.runtime.request import Variables
 
 if TYPE_CHECKING:
-    from sifkit.cli.run_option import Given
+    from sifkit.cli.spec import Given
 
 # What Apptainer evaluates is evaluated; our own prefix is the way to hand a value over untouched.
 PREFIXES = (("SINGULARITYENV_", True), ("APPTAINERENV_", True), ("SIFKITENV_", False))
-_NEXT = re.compile(r",(?=[A-Za-z_]\w*=)")
+_NEXT = r",(?=[A-Za-z_]\w*=)"
 
 
 def variables(given: Given, host: Mapping[str, str]) -> Variables:
@@ -49,14 +47,18 @@ def forwarded(host: Mapping[str, str]) -> list[Assignment]:
     return list(found.values())
 
 
-def _of_options(texts: Iterable[str]) -> list[Assignment]:
+def _of_options(texts: Sequence[str]) -> list[Assignment]:
     """``--env A=1,B=2`` is two, as in Apptainer, where every part behind a comma could be one by itself."""
+    if not texts:
+        return []
+    import re
+
     found = []
     for text in texts:
-        for part in _NEXT.split(text):
+        for part in re.split(_NEXT, text):
             name, equals, value = part.partition("=")
             if not equals or not environ.is_name(name):
-                raise click.UsageError(f"--env: {part!r} is not NAME=VALUE")
+                raise UsageError(f"--env: {part!r} is not NAME=VALUE")
             found.append(Assignment(name, value, True))
     return found
 

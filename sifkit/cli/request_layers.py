@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import click
-
 from overlay.failure import Failure
 from overlay.features import fuse_usable
+from overlay.records import TYPE_CHECKING
 from overlay.stack.driver import WAYS
 from overlay.stack.layer import Arranged, Directory, SquashImage, Tmpfs
-from sifkit.cli import config, options
+from sifkit.cli import config
 from sifkit.cli.console import CONSOLE
+from sifkit.cli.usage import UsageError, size_of
 from sifkit.runtime import userns
 from sifkit.runtime.request import Layers, OnBase, Staging
 
 if TYPE_CHECKING:
     from overlay.stack.layer import Lower
     from overlay.stack.spec import LayerSpec
-    from sifkit.cli.run_option import Given
+    from sifkit.cli.spec import Given
     from sifkit.image.embedded import Chosen
     from sifkit.image.resolve import Image
 
@@ -41,8 +39,8 @@ def layers(found: Image, given: Given, settings: config.Config) -> Layers:
 
 def _staging(given: Given) -> Staging:
     if given["no_grow"] and given["max_size"]:
-        raise click.UsageError("--no-grow and --max-size exclude each other")
-    most = options.size(given["max_size"], "--max-size") if given["max_size"] else 0
+        raise UsageError("--no-grow and --max-size exclude each other")
+    most = size_of(given["max_size"], "--max-size") if given["max_size"] else 0
     return Staging(given["session_dir"] or "", not given["no_grow"], most)
 
 
@@ -69,7 +67,7 @@ def _on_base(given: Given, settings: config.Config) -> OnBase:
         wanted = wanted._replace(foreign=settings.foreign)
     if settings.metadata_size:
         source = dict(settings.sources)["metadata_size"]
-        size = options.size(settings.metadata_size, f"metadata_size in {source}", least=0)
+        size = size_of(settings.metadata_size, f"metadata_size in {source}", least=0)
         wanted = wanted._replace(most_bytes=size)
     return wanted
 
@@ -85,7 +83,7 @@ def _embedded(found: Image, given: Given, may_write: bool) -> Chosen | None:
     if not found.is_sif or not (found.embedded or found.strays or given["writable"]):
         return None
     if given["writable"] and not may_write:
-        raise click.UsageError("--writable excludes other overlays that take the writes: leave it out, or use :ro")
+        raise UsageError("--writable excludes other overlays that take the writes: leave it out, or use :ro")
     from sifkit.image import embedded
 
     return embedded.of_image(found, bool(given["writable"]), may_write and not given["read_only"])
@@ -104,10 +102,10 @@ def _arrange(texts: tuple[str, ...], tmpfs: Tmpfs | None, found: Image) -> Arran
 def _tmpfs(given: Given, settings: config.Config) -> Tmpfs | None:
     if not given["writable_tmpfs"]:
         if given["tmpfs_size"] and not given["compat"]:
-            raise click.UsageError("--tmpfs-size goes with --writable-tmpfs")
+            raise UsageError("--tmpfs-size goes with --writable-tmpfs")
         return None
     if given["writable"]:
-        raise click.UsageError("--writable and --writable-tmpfs exclude each other")
+        raise UsageError("--writable and --writable-tmpfs exclude each other")
     return _throwaway(given, settings)
 
 
@@ -115,8 +113,8 @@ def _throwaway(given: Given, settings: config.Config) -> Tmpfs:
     from sifkit.runtime import memory
 
     if given["tmpfs_size"]:
-        return Tmpfs(options.size(given["tmpfs_size"], "--tmpfs-size", least=1), asked=True)
+        return Tmpfs(size_of(given["tmpfs_size"], "--tmpfs-size", least=1), asked=True)
     if settings.tmpfs_size:
         source = dict(settings.sources)["tmpfs_size"]
-        return Tmpfs(options.size(settings.tmpfs_size, f"tmpfs_size in {source}", least=1))
+        return Tmpfs(size_of(settings.tmpfs_size, f"tmpfs_size in {source}", least=1))
     return Tmpfs(memory.tmpfs_default())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
 
 from overlay.failure import USAGE, Failure
+from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE
 from sifkit.runtime import binds
 from sifkit.runtime.request import Home, Mounts
@@ -14,7 +13,7 @@ from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
     from sifkit.cli import config
-    from sifkit.cli.run_option import Given
+    from sifkit.cli.spec import Given
     from sifkit.runtime.binds import Asked
     from sifkit.runtime.data_image import DataImage
 
@@ -42,8 +41,12 @@ def mounts(given: Given, settings: config.Config) -> Mounts:
         workdir=_workdir(given["workdir"] or ""),
         without=without,
         dns=_servers(given["dns"] or ""),
-        shown=",".join(re.sub(r"([,:])", r"\\\1", entry.destination) for entry in asked if entry.nested),
+        shown=",".join(_escaped(entry.destination) for entry in asked if entry.nested),
     )
+
+
+def _escaped(path: str) -> str:
+    return path.replace(",", "\\,").replace(":", "\\:")
 
 
 def _usual(settings: config.Config) -> list[Asked]:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
-import click
-
 from overlay.failure import USAGE, Failure
+from overlay.records import TYPE_CHECKING
+from sifkit.cli.usage import UsageError, size_of
 from sifkit.runtime import userns
 from sifkit.runtime.request import Namespaces
 
 if TYPE_CHECKING:
-    from sifkit.cli.run_option import Given
+    from sifkit.cli.spec import Given
     from sifkit.runtime.capabilities import Privileges
     from sifkit.runtime.cgroup import Limits
 
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")  # hostname(7); the kernel takes 64 bytes
+_HOSTNAME = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?"  # hostname(7); the kernel takes 64 bytes
 _LIMITS = (
     "cpus", "cpu_shares", "cpuset_cpus", "cpuset_mems", "memory", "memory_swap", "memory_reservation", "pids_limit",
 )  # fmt: skip
+
+
+def _is_hostname(text: str) -> bool:
+    import re
+
+    return re.fullmatch(_HOSTNAME, text) is not None
 
 
 def namespaces(given: Given) -> Namespaces:
     """What the container is to have of its own."""
     whole = given["containall"]
     name = given["hostname"] or ""
-    if name and not _HOSTNAME.fullmatch(name):
-        raise click.UsageError(f"--hostname {name}: letters, digits, '-' and '.', at most 64")
+    if name and not _is_hostname(name):
+        raise UsageError(f"--hostname {name}: letters, digits, '-' and '.', at most 64")
     network = given["network"]
     if network not in (None, "none"):
-        raise click.UsageError(f"--network {network}: only 'none' is there; others need root's set-up of the host")
+        raise UsageError(f"--network {network}: only 'none' is there; others need root's set-up of the host")
     if network and not given["net"]:
-        raise click.UsageError("--network goes with --net")
+        raise UsageError("--network goes with --net")
     return Namespaces(
         pid=bool((given["pid"] or whole) and not given["no_pid"]),
         init=not given["no_init"],
@@ -56,7 +59,7 @@ def limits(given: Given) -> Limits | None:
     _at_least(given, "pids_limit", 1)
     memory, swap = _size(given, "memory"), _size(given, "memory_swap")
     if swap and (not memory or swap < memory):
-        raise click.UsageError("--memory-swap is memory and swap together: give --memory too, and not more than that")
+        raise UsageError("--memory-swap is memory and swap together: give --memory too, and not more than that")
     return Limits(
         cpus=given["cpus"] or 0.0,
         shares=given["cpu_shares"] or 0,
@@ -76,7 +79,7 @@ def privileges(given: Given) -> Privileges | None:
             name = "--" + option.replace("_", "-")
             raise Failure(f"{name} is root's", "there is nothing to keep", "leave it out", USAGE)
     if given["keep_privs"] and given["no_privs"]:
-        raise click.UsageError("--keep-privs and --no-privs exclude each other")
+        raise UsageError("--keep-privs and --no-privs exclude each other")
     if not (given["no_privs"] or given["add_caps"] or given["drop_caps"]):
         return None
     from sifkit.runtime import capabilities
@@ -92,12 +95,10 @@ def _at_least(given: Given, name: str, least: float, most: float = float("inf"))
     if given[name] is not None and not least <= given[name] <= most:
         option = "--" + name.replace("_", "-")
         limit = "" if most == float("inf") else f", at most {most}"
-        raise click.UsageError(f"{option} {given[name]}: at least {least}{limit}")
+        raise UsageError(f"{option} {given[name]}: at least {least}{limit}")
 
 
 def _size(given: Given, name: str) -> int:
-    from sifkit.cli import options
-
     if given[name] is None:
         return 0
-    return options.size(given[name], "--" + name.replace("_", "-"))
+    return size_of(given[name], "--" + name.replace("_", "-"))

@@ -1,86 +1,17 @@
-"""Options of exec, shell and run as plain records, made into click's only when the command line mentions them.
+"""Options of exec, shell and run made into click's, and of those only what the command line mentions.
 
-A click option costs a start its making and its handling, given or not; sixty of them cost more than the kernel's
-work. So the tables (``options_*``) are imported, and options made, for those that are used. ``--help`` and
-whatever looks at a command from outside sees all of them.
+``--help`` and whatever looks at a command from outside sees all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from typing import Any
 
 import click
 
-from overlay.records import NamedTuple
+from sifkit.cli.spec import Given, specs, tables
 
-# Heading in --help -> module with its table, OPTIONS.
-SUBJECTS = {
-    "Layers": "options_layers",
-    "What is shown": "options_mount",
-    "Environment": "options_environment",
-    "Isolation": "options_namespace",
-    "The run": "options_run",
-}
 _CHOSEN = "sifkit.options"
-_PLAIN = frozenset({"image", "command", "args", "overlay", "writable_tmpfs", "tmpfs_size", "writable", "create_dir"})
-
-
-class Spec(NamedTuple):
-    """One option. Without ``metavar`` it is a flag; with ``many`` it can be repeated, and the values are a tuple.
-
-    ``field``: its key among what was given, by default its last name with ``_`` for ``-``. ``twins``: names of
-    variables behind ``SIFKIT_``, ``APPTAINER_`` and ``SINGULARITY_`` that stand for it, by default its field.
-    ``separator``: what divides several values in such a variable.
-    """
-
-    names: tuple[str, ...]
-    help: str
-    metavar: str = ""
-    many: bool = False
-    field: str = ""
-    twins: tuple[str, ...] | None = None
-    separator: str = ""
-    type: click.ParamType[Any] | None = None
-    verbs: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return self.field or self.names[-1].lstrip("-").replace("-", "_")
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        return (self.key.upper(),) if self.twins is None else self.twins
-
-    def option(self) -> click.Option:
-        """It as click wants it. Not given it leaves no trace, so that what a variable says can come in."""
-        names = [*self.names, self.key]
-        if not self.metavar:
-            return click.Option(names, is_flag=True, help=self.help)
-        return click.Option(names, multiple=self.many, metavar=self.metavar, type=self.type, help=self.help)
-
-
-class Given(dict[str, Any]):
-    """What was given, by field; None for what was not."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is no option, but for those about layers."""
-        return not self.keys() - _PLAIN
-
-    def __missing__(self, key: str) -> None:
-        return None
-
-
-def tables() -> dict[str, tuple[Spec, ...]]:
-    """Every option, by heading."""
-    return {heading: import_module(f"sifkit.cli.{name}").OPTIONS for heading, name in SUBJECTS.items()}
-
-
-def specs(verb: str) -> list[Spec]:
-    """The options of ``verb``."""
-    return [spec for table in tables().values() for spec in table if not spec.verbs or verb in spec.verbs]
 
 
 class RunCommand(click.Command):

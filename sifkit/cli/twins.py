@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import click
-
+from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.request import PREFIXES
-from sifkit.cli.run_option import Given, Spec, specs
+from sifkit.cli.spec import Given, Spec, specs
+from sifkit.cli.usage import UsageError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Variables for options that we lack and whose absence changes the run (`absent`).
 _LACKING = ("NV", "NVCCLI", "ROCM", "FUSEMOUNT", "SECURITY", "APPLY_CGROUPS", "NETNS_PATH", "BLKIO_WEIGHT")
@@ -57,12 +59,19 @@ def _several(spec: Spec, text: str) -> list[str]:
 
 def _value(spec: Spec, name: str, text: str) -> Any:
     if spec.metavar:
-        try:
-            return spec.type.convert(text, None, None) if spec.type else text
-        except click.BadParameter as error:
-            raise click.UsageError(f"{name}: {error.message}") from None
+        return _converted(spec, name, text) if spec.type else text
     if text.lower() in _TRUE:
         return True
     if text.lower() not in _FALSE:
-        raise click.UsageError(f"{name}={text}: it switches {spec.names[-1]} on or off, so 1 or 0")
+        raise UsageError(f"{name}={text}: it switches {spec.names[-1]} on or off, so 1 or 0")
     return None
+
+
+def _converted(spec: Spec, name: str, text: str) -> Any:
+    import click
+
+    assert spec.type is not None
+    try:
+        return spec.type().convert(text, None, None)
+    except click.BadParameter as error:
+        raise UsageError(f"{name}: {error.message}") from None

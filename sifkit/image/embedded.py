@@ -8,9 +8,9 @@ throwaway one, ``--read-only`` or an image file that may not be written leave it
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from overlay.failure import Failure
+from overlay.records import NamedTuple
 from overlay.stack.layer import ExtOverlay, Lower
 from overlay.stack.spec import LayerSpec
 from sifkit.image import sif

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Directory, Lower, SquashImage
 
 if TYPE_CHECKING:

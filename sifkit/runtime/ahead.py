@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Final
 
 from overlay.features import without
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime import inroot
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _SHELL: Final = "/bin/sh"
 _LIBRARIES: Final = {

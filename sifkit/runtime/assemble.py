@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from overlay import features, linux, tools
 from overlay.failure import Failure, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack import driver, mount
 from overlay.stack.attached import Attached, Owner
 from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay

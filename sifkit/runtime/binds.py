@@ -7,12 +7,11 @@ fields as of CSV, which is Docker's and Apptainer's way.
 from __future__ import annotations
 
 import os
-import re
 
 from overlay.failure import ADVICE, USAGE, Failure
 from overlay.records import NamedTuple
 
-_OPTION = re.compile(r"ro|rw|id=.*|image-src=.*")
+_OPTION = r"ro|rw|id=.*|image-src=.*"
 _KEYS = {"source": "src", "destination": "dst", "target": "dst", "readonly": "ro"}
 
 
@@ -47,14 +46,18 @@ def parse(text: str, where: str = "--bind") -> tuple[Asked, ...]:
 
 def fields(text: str) -> list[str]:
     """The parts of ``text`` between colons, escapes taken off."""
+    import re  # as below: most runs have no binds
+
     return [re.sub(r"\\([:,\\])", r"\1", field) for field in re.split(r"(?<!\\):", text)]
 
 
 def _split(text: str) -> list[str]:
     """Split at commas, but not at those between the options of one bind (``a:b:ro,id=4``)."""
+    import re
+
     parts: list[str] = []
     for piece in re.split(r"(?<!\\),", text):
-        if parts and len(re.findall(r"(?<!\\):", parts[-1])) > 1 and _OPTION.fullmatch(piece):
+        if parts and len(re.findall(r"(?<!\\):", parts[-1])) > 1 and re.fullmatch(_OPTION, piece):
             parts[-1] += "," + piece
         else:
             parts.append(piece)
@@ -62,6 +65,8 @@ def _split(text: str) -> list[str]:
 
 
 def _one(text: str, where: str) -> Asked:
+    import re
+
     parts = re.split(r"(?<!\\):", text)
     if len(parts) > 3 or not parts[0]:
         raise _bad(f"{where} {text}", "a bind is SRC, SRC:DEST or SRC:DEST:ro")
@@ -93,6 +98,8 @@ def parse_mount(text: str) -> Asked:
 
 
 def _pair(text: str) -> tuple[str, str]:
+    import re
+
     key, _, value = text.partition("=")
     return key, re.sub(r"\\([:,\\])", r"\1", value)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final, NamedTuple
 
 from overlay.failure import Failure
+from overlay.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _PERIOD: Final = 100_000  # microseconds, the kernel's default of cpu.max
 _PREFIX: Final = "sifkit-"

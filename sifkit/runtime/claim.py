@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
+from overlay.records import TYPE_CHECKING
 from overlay.section import Section
 from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage
 

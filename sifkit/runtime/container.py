@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
+from overlay.records import TYPE_CHECKING
 from overlay.stack import driver
 from overlay.stack.layer import Tmpfs
 from sifkit.runtime import assemble, children, claim, init, linux, on_base, points, scratch

@@ -6,10 +6,9 @@ Init attaches the images, as it does layers; the payload binds what it wants of 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import ExtImage, ExtOverlay, SquashImage
 from sifkit.runtime import bindmount, inroot
 from sifkit.runtime.scratch import SCRATCH

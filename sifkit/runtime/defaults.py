@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime.accounts import Account
 from sifkit.runtime.identity import Identity
 from sifkit.runtime.steps import Bind, File, Link, Memory, Pseudo

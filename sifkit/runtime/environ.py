@@ -6,9 +6,8 @@ What the image's own scripts make of it is `sifkit.runtime.sourcing`'s.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from sifkit.runtime.request import Variables

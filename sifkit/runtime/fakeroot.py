@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime import identity
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ which are set-uid. These must run outside the namespace, so a child of ours, for
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
 from overlay.failure import Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final
 
 
 _PROGRAMS: Final = ("newuidmap", "newgidmap")

@@ -13,15 +13,16 @@ import os
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from sifkit.runtime import assemble, children, linux, namespaces, payload, scratch
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from overlay.session.room import Enlarge
     from overlay.stack.fuse import Server
     from sifkit.runtime.notify import Notify

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from sifkit.runtime import children, linux
 
 if TYPE_CHECKING:
+    from typing import Final, NoReturn
+
     from sifkit.runtime.request import Namespaces
 
 _FAILED: Final = "failed"
@@ -109,6 +109,8 @@ def _fork(main: Callable[[], NoReturn], waiting: int) -> int:
     if not os.read(waiting, 1):
         os._exit(255)
     mounts.die_with_parent(signal.SIGKILL)
+    import select
+
     ended = select.poll()
     ended.register(waiting, 0)
     if ended.poll(0):  # POLLHUP; getppid() is 0 in a PID namespace, whoever the parent is

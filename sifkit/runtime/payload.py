@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime import linux, program, sourcing
 from sifkit.runtime.assemble import Assembled
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.steps import Root, apply_all
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from sifkit.runtime.notify import Notify
 
 
 def become(plan: Plan, assembled: Assembled, notify: Notify) -> NoReturn:
     """Enter the root and execute the payload; never returns. Our own failure ends with its exit code."""
     try:
+        sourcing.prepare(plan.environment)
         _prepare(plan, assembled, notify)
         # The host's, for a container without one; and it shows who we are whatever lies at /proc there.
         processes = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

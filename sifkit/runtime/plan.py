@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay import revision
 from overlay.failure import USAGE, Failure
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Directory, Overlay, Stack
 from sifkit.runtime import defaults, environ, foreign, linux
 from sifkit.runtime.identity import Identity

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
+from overlay.records import TYPE_CHECKING
 from overlay.stack.layer import Directory
 from sifkit.runtime import inroot
 from sifkit.runtime.plan import Plan

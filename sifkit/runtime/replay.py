@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from overlay.e2fsprogs import ToolError
 from overlay.failure import Failure, from_oserror
+from overlay.records import TYPE_CHECKING
 from overlay.session import pending as session_pending
 from overlay.stack.layer import Directory
 from overlay.superblock import ExtError

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Lower, Writable
 from sifkit.runtime.environ import Assignment
 from sifkit.runtime.steps import Bind

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 
 from overlay import linux
@@ -24,8 +23,8 @@ _OLD_SCRIPT = "/environment"  # of images built before Singularity 2.3
 _MARK = "sifkit-environment"
 _MOST = 1 << 15  # of a value that another may refer to: the whole text is one argument, of 128 KiB at the most
 _OF_THE_SHELL = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
-_BACKSLASH = re.compile(r"\\([\\$`])|\\")
-_REFERENCE = re.compile(r"\\([\\$`])|\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
+_BACKSLASH = r"\\([\\$`])|\\"
+_REFERENCE = r"\\([\\$`])|\$(?:\{(\w+)\}|([A-Za-z_]\w*))"
 
 _SOURCE = f"""\
 for sifkit_script in {SCRIPTS}/*.sh; do
@@ -40,6 +39,12 @@ for sifkit_script in {SCRIPTS}/*.sh; do
 done
 unset sifkit_script sifkit_directory
 """
+
+
+def prepare(environment: Environment) -> None:
+    """Import what `complete` is going to need for ``environment``."""
+    if any(entry.evaluate for entry in environment.given):
+        import re  # noqa: F401
 
 
 def complete(environment: Environment, shell: str | None, processes: int) -> dict[str, str]:
@@ -70,7 +75,9 @@ def _evaluation(given: tuple[Assignment, ...]) -> str:
 
 def _inside(value: str) -> str:
     r"""``value`` between double quotes: ``$`` and `` ` `` work, ``\`` protects them and itself, quotes stay."""
-    text = _BACKSLASH.sub(lambda match: match[0] if match[1] else "\\\\", value)
+    import re
+
+    text = re.sub(_BACKSLASH, lambda match: match[0] if match[1] else "\\\\", value)
     return '"' + text.replace('"', '\\"') + '"'
 
 
@@ -83,7 +90,9 @@ def _substituted(environment: Environment) -> dict[str, str]:
 
 
 def _expanded(value: str, known: dict[str, str]) -> str:
-    return _REFERENCE.sub(lambda match: match[1] or known.get(match[2] or match[3], ""), value)
+    import re
+
+    return re.sub(_REFERENCE, lambda match: match[1] or known.get(match[2] or match[3], ""), value)
 
 
 def _own(processes: int) -> int:

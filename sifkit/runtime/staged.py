@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from overlay.failure import Failure, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.session import index as session_index
 from overlay.session import marker as session_marker
 from overlay.session import state as session

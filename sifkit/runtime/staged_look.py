@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay.failure import Failure
 from overlay.features import without
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.session import place as session_place
 from overlay.stack import content as contents
 from overlay.superblock import ExtError

@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from overlay import linux
 from overlay.failure import Failure, from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from sifkit.runtime import bindmount, inroot
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux as mounts
 from overlay.failure import Failure
 from overlay.features import without
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime import linux
 
 if TYPE_CHECKING:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from overlay import linux
 from overlay.failure import from_oserror
-from overlay.records import NamedTuple
+from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import ExtOverlay, Overlay, Tmpfs
 from sifkit.runtime.scratch import SCRATCH, on_disk
 

@@ -21,9 +21,11 @@ first use, so that ``sif.is_sif`` costs no construct.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's, which takes longer to load than an image to read
 if TYPE_CHECKING:
+    from typing import Any
+
     from sifkit.sif.arch import arch_code, arch_text
     from sifkit.sif.edit import Edit, Written, editing
     from sifkit.sif.edit_add import add, add_object, settle

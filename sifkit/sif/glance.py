@@ -10,8 +10,8 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False  # typing's, which takes longer to load than an image to read
 if TYPE_CHECKING:
     from sifkit.sif.records import Descriptor
 
@@ -25,26 +25,27 @@ _PRIMARY, _OVERLAY = 2, 4
 _GROUP_MASK, _ID_MASK = 0xF0000000, 0x0FFFFFFF
 
 
-class Part(NamedTuple):
+class Part:
     """A partition: object ``id``, its group (0: none), where it is in bytes, `enums.FsType`, architecture on disk.
 
     ``signed``: a signature covers its group.
     """
 
-    id: int
-    group: int
-    offset: int
-    size: int
-    fs: int
-    arch: bytes
-    signed: bool
+    __slots__ = ("arch", "fs", "group", "id", "offset", "signed", "size")
+
+    def __init__(self, id: int, group: int, offset: int, size: int, fs: int, arch: bytes, signed: bool) -> None:
+        self.id, self.group, self.offset, self.size = id, group & _ID_MASK, offset, size
+        self.fs, self.arch, self.signed = fs, arch, signed
 
 
-class Runnable(NamedTuple):
+class Runnable:
     """The first primary system partition, and all overlay partitions, the lowest ID first."""
 
-    primary: Part | None
-    overlays: tuple[Part, ...]
+    __slots__ = ("overlays", "primary")
+
+    def __init__(self, primary: Part | None, overlays: Iterable[Part]) -> None:
+        self.primary = primary
+        self.overlays = tuple(sorted(overlays, key=lambda part: part.id))
 
 
 def read(path: str) -> Runnable:
@@ -81,12 +82,12 @@ def _among(table: bytes, length: int) -> Runnable | None:
             continue
         if offset < 0 or size < 0 or offset + size > length:
             return None
-        part = Part(number, group & _ID_MASK, offset, size, fs, arch, group in signed)
+        part = Part(number, group, offset, size, fs, arch, group in signed)
         if use == _PRIMARY:
             primary = part
         else:
             overlays.append(part)
-    return _runnable(primary, overlays)
+    return Runnable(primary, overlays)
 
 
 def _signed(objects: Iterable[tuple[int, int, int, int]]) -> set[int]:
@@ -110,14 +111,10 @@ def in_full(path: str) -> Runnable:
         for descriptor in shown:
             image.require_inside(descriptor)
         parts = list(_parts(shown, signed))
-    return _runnable(parts.pop(0) if image.primary else None, parts)
+    return Runnable(parts.pop(0) if image.primary else None, parts)
 
 
 def _parts(descriptors: Iterable[Descriptor], signed: set[int]) -> Iterator[Part]:
     for d in descriptors:
         assert d.partition is not None
-        yield Part(d.id, d.group_id, d.offset, d.size, d.partition.fs, d.partition.arch, d.group in signed)
-
-
-def _runnable(primary: Part | None, overlays: list[Part]) -> Runnable:
-    return Runnable(primary, tuple(sorted(overlays, key=lambda part: part.id)))
+        yield Part(d.id, d.group, d.offset, d.size, d.partition.fs, d.partition.arch, d.group in signed)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from images import Program
 
-from sifkit.cli import absent, overlay_cmd, run_option
-from sifkit.cli.main import cli
+from sifkit.cli import absent, overlay_cmd
+from sifkit.cli import spec as spec_module
+from sifkit.cli.commands import cli
 from sifkit.image import uri
 
 
@@ -45,7 +46,7 @@ def test_a_variable_for_one_is_a_warning(sifkit: Program, rootfs: Path) -> None:
 
 
 def test_none_is_there_after_all() -> None:
-    there = {name for spec in run_option.specs("shell") for name in spec.names}
+    there = {name for spec in spec_module.specs("shell") for name in spec.names}
     assert not there & set(absent.OPTIONS)
     assert not {name for name in absent.COMMANDS if cli.get_command(None, name)}  # type: ignore[arg-type]
 

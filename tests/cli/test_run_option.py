@@ -7,7 +7,9 @@ import pytest
 
 from sifkit.cli import twins
 from sifkit.cli.exec_cmd import exec_, shell
-from sifkit.cli.run_option import Given, RunCommand, specs
+from sifkit.cli.run_option import RunCommand
+from sifkit.cli.spec import Given, specs
+from sifkit.cli.usage import UsageError
 
 
 def parsed(command: click.Command, *words: str) -> Given:
@@ -89,7 +91,7 @@ def test_off_and_empty_are_as_if_not_set_and_nonsense_is_named() -> None:
     given = Given()
     twins.add("exec", given, {"SIFKIT_CONTAIN": "0", "APPTAINER_CLEANENV": "false", "SINGULARITY_NO_HOME": ""})
     assert not given["contain"] and not given["cleanenv"] and not given["no_home"]
-    with pytest.raises(click.UsageError, match="APPTAINER_CONTAIN"):
+    with pytest.raises(UsageError, match="APPTAINER_CONTAIN"):
         twins.add("exec", Given(), {"APPTAINER_CONTAIN": "perhaps"})
-    with pytest.raises(click.UsageError, match="SIFKIT_WAIT_LOCK"):
+    with pytest.raises(UsageError, match="SIFKIT_WAIT_LOCK"):
         twins.add("exec", Given(), {"SIFKIT_WAIT_LOCK": "long"})

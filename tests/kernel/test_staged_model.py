@@ -106,6 +106,18 @@ def test_a_staged_image_and_a_directory_overlay_hold_the_same(
     shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("files", [0, 80], ids=["unpacked", "through FUSE"])
+def test_the_mark_of_a_replaced_directory_is_no_attribute_of_it(
+    sifkit: Program, base: Path, tmp_path: Path, files: int
+) -> None:
+    image = f"{tmp_path}/over.img"
+    sifkit.ok("overlay", "create", image)
+    many = [["write", f"./many{number}", "text"] for number in range(files)]
+    run(sifkit, image, base, [["rmtree", "./base"], ["mkdir", "./base"], *many], 0, ORDINARY)
+    tree = run(sifkit, image, base, [], 0, ORDINARY)["tree"]
+    assert tree["base"][4] == {} and "base/in" not in tree
+
+
 def test_the_known_differences(sifkit: Program, base: Path, tmp_path: Path) -> None:
     """What a run cannot do with what an earlier run left, and can on a directory overlay: docs/staged-writes.md."""
     image = f"{tmp_path}/over.img"

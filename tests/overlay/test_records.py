@@ -1,4 +1,4 @@
-"""The cheap NamedTuple behaves as typing's does."""
+"""The cheap NamedTuple, and that for many records, behave as typing's does."""
 
 from __future__ import annotations
 
@@ -41,10 +41,25 @@ class Ours(records.NamedTuple):
         return f"{self.first}/{self.second}"
 
 
-both = pytest.mark.parametrize("record", [Theirs, Ours])
+class Quick(records.QuickTuple):
+    """A record."""
+
+    first: str
+    second: int = 2
+    third: tuple[str, ...] = ()
+
+    @property
+    def doubled(self) -> int:
+        return self.second * 2
+
+    def describe(self) -> str:
+        return f"{self.first}/{self.second}"
 
 
-@both
+each = pytest.mark.parametrize("record", [Theirs, Ours, Quick])
+
+
+@each
 def test_what_a_record_is(record: Any) -> None:
     made = record("a", third=("x",))
     assert made == ("a", 2, ("x",)) and hash(made) == hash(("a", 2, ("x",)))
@@ -62,14 +77,14 @@ def test_what_a_record_is(record: Any) -> None:
     assert record.__doc__ == "A record."
 
 
-@both
+@each
 @pytest.mark.parametrize("words", [((), {}), (("a", 1, (), 4), {}), (("a",), {"no": 1}), (("a",), {"first": "b"})])
 def test_what_is_refused(record: Any, words: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     with pytest.raises(TypeError):
         record(*words[0], **words[1])
 
 
-@both
+@each
 def test_it_cannot_be_changed(record: Any) -> None:
     made = record("a")
     for name in ("first", "other"):

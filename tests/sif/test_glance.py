@@ -12,11 +12,21 @@ import pytest
 
 from sifkit import sif
 from sifkit.sif import glance
-from sifkit.sif.glance import Runnable
+from sifkit.sif.glance import Part, Runnable
 
 SLOT = 585
 NAMES = ("deleted", "empty", "every-type", "full", "nothing", "odd", "setprim")
 EXTREMES = (-(2**63), -1, 0, 1, 127, 2**31, 2**62, 2**63 - 1)
+
+
+def fields(part: Part | None) -> dict[str, object] | None:
+    return part and {name: getattr(part, name) for name in Part.__slots__}
+
+
+def same(one: Runnable | None, other: Runnable) -> bool:
+    """Whether ``one`` says all that ``other`` says, and nothing else."""
+    assert one is not None
+    return [fields(p) for p in (one.primary, *one.overlays)] == [fields(p) for p in (other.primary, *other.overlays)]
 
 
 def in_full(path: str) -> Runnable | None:
@@ -31,12 +41,12 @@ def in_full(path: str) -> Runnable | None:
 def test_usual_images_need_no_reader(generate: ModuleType, tmp_path: Path, name: str) -> None:
     path = tmp_path / "image.sif"
     path.write_bytes(generate.image(name))
-    assert glance.usual(str(path)) == glance.in_full(str(path))
+    assert same(glance.usual(str(path)), glance.in_full(str(path)))
 
 
 def test_golden_images_need_no_reader(golden: Path) -> None:
     for path in golden.glob("*.sif"):
-        assert glance.usual(str(path)) == glance.in_full(str(path)), path
+        assert same(glance.usual(str(path)), glance.in_full(str(path))), path
 
 
 def test_all_of_it_is_seen(image: str, squashfs: str) -> None:
@@ -44,7 +54,7 @@ def test_all_of_it_is_seen(image: str, squashfs: str) -> None:
         sif.add(image, sif.partition(squashfs, sif.FsType.SQUASHFS, sif.PartType.OVERLAY, "386", group=group))
     sif.add(image, sif.signature(b"signed", sif.HashType.SHA256, link_group=2))
     found = glance.usual(image)
-    assert found == glance.in_full(image)
+    assert same(found, glance.in_full(image))
     assert found is not None and found.primary is not None
     assert (found.primary.id, found.primary.group, found.primary.fs, found.primary.arch) == (2, 1, 1, b"02\0")
     assert [(part.id, part.group, part.arch, part.signed) for part in found.overlays] == [
@@ -56,7 +66,7 @@ def test_a_signature_may_name_an_object(image: str, squashfs: str) -> None:
     sif.add(image, sif.partition(squashfs, sif.FsType.SQUASHFS, sif.PartType.OVERLAY, "amd64", group=1))
     sif.add(image, sif.signature(b"signed", sif.HashType.SHA256, link=2))
     found = glance.usual(image)
-    assert found == glance.in_full(image)
+    assert same(found, glance.in_full(image))
     assert found is not None and found.overlays[0].signed
 
 
@@ -83,5 +93,6 @@ def test_what_it_says_of_damaged_images_the_reader_says_too(generate: ModuleType
         seen = glance.usual(str(path))
         answered, left = answered + (seen is not None), left + (seen is None)
         if seen is not None:
-            assert seen == in_full(str(path))
+            expected = in_full(str(path))
+            assert expected is not None and same(seen, expected)
     assert answered > 500 and left > 500
