@@ -75,6 +75,7 @@ def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> i
     mounts.die_with_parent(ORPHANED)
     if os.getppid() != monitor:  # it died before the line above
         os.kill(os.getpid(), ORPHANED)
+    started.begin()  # not before: what it starts would outlive us
     serving = {server.pid: server for server in assembled.servers}
     try:
         try:

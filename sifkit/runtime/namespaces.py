@@ -27,28 +27,40 @@ _FAILED: Final = "failed"
 
 
 class Started(NamedTuple):
-    """Children of ours: the payload, and process 1 of its PID namespace, 0 when there is none of ours."""
+    """Children of ours: the payload, and process 1 of its PID namespace, 0 when there is none of ours.
+
+    Both wait for what is written to ``go``. It stays open as long as we live: by its end they know that we are gone.
+    """
 
     payload: int
     reaper: int
+    go: int
+
+    def begin(self) -> None:
+        """Let them go on."""
+        with contextlib.suppress(BrokenPipeError):  # one was killed: its status tells
+            os.write(self.go, b"gg")
 
 
 def start(wanted: Namespaces, payload: Callable[[], NoReturn]) -> Started:
-    """Fork ``payload`` in the namespaces ``wanted``. Called by init; both end when it does. `Failure` when refused."""
+    """Fork ``payload`` in the namespaces ``wanted``, to run when it is told to `begin`.
+
+    Called by init; both end when it does. `Failure` when refused.
+    """
     if wanted.pid:
         return _start_in_pid_namespace(wanted, payload)
     try:
         _enter(wanted)
     except OSError as error:
         raise _refused(wanted, error.errno or 0) from None
-    me = os.getpid()
+    waiting, go = os.pipe()
     child = os.fork()
     if child == 0:
-        mounts.die_with_parent(signal.SIGKILL)
-        if os.getppid() != me:
-            os._exit(255)
+        os.close(go)
+        _wait(waiting)
         payload()
-    return Started(child, 0)
+    os.close(waiting)
+    return Started(child, 0, go)
 
 
 def _enter(wanted: Namespaces) -> None:
@@ -83,10 +95,7 @@ def _start_in_pid_namespace(wanted: Namespaces, payload: Callable[[], NoReturn])
     os.waitpid(between, 0)
     if not words or words[0] == _FAILED:
         raise _refused(wanted, int(words[1]) if words else 0)
-    with contextlib.suppress(BrokenPipeError):  # one was killed: its status tells
-        os.write(go, b"gg")
-    # `go` stays open as long as we live: by its end the two know that we ended before they asked to be told.
-    return Started(int(words[0]), int(words[1]))
+    return Started(int(words[0]), int(words[1]), go)
 
 
 def _go_between(wanted: Namespaces, payload: Callable[[], NoReturn], waiting: int, tell: int) -> NoReturn:
@@ -102,10 +111,16 @@ def _go_between(wanted: Namespaces, payload: Callable[[], NoReturn], waiting: in
 
 
 def _fork(main: Callable[[], NoReturn], waiting: int) -> int:
-    """Fork ``main``, which begins when init has become its parent, and ends with init."""
+    """Fork ``main``, which begins when init has become its parent and says so, and ends with init."""
     child = os.fork()
     if child:
         return child
+    _wait(waiting)
+    return main()
+
+
+def _wait(waiting: int) -> None:
+    """In a child: return when init says that it is ready for whatever we do."""
     if not os.read(waiting, 1):
         os._exit(255)
     mounts.die_with_parent(signal.SIGKILL)
@@ -115,7 +130,7 @@ def _fork(main: Callable[[], NoReturn], waiting: int) -> int:
     ended.register(waiting, 0)
     if ended.poll(0):  # POLLHUP; getppid() is 0 in a PID namespace, whoever the parent is
         os._exit(255)
-    return main()
+    os.close(waiting)
 
 
 def _reap() -> NoReturn:
