@@ -41,7 +41,7 @@ def sessions() -> list[Session]:
         for name in names:
             if not name.startswith(session.PREFIX):
                 continue
-            path = os.path.realpath(f"{root}/{name}")
+            path = session.follow(f"{root}/{name}")
             reached = session.read(path)
             if reached is not None:
                 found[reached.record.name] = reached

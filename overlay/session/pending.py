@@ -80,7 +80,7 @@ def _paths(image: str) -> Iterator[str]:
             names = os.listdir(root)
         except OSError:
             continue
-        yield from (os.path.realpath(f"{root}/{name}") for name in names if name.startswith(session.PREFIX))
+        yield from (session.follow(f"{root}/{name}") for name in names if name.startswith(session.PREFIX))
 
 
 def _belongs(reached: Session, section: Section, there: Identity) -> bool:

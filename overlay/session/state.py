@@ -194,6 +194,14 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def follow(link: str) -> str:
+    """Where ``link`` leads, itself when it is none, or is taken away meanwhile: other runs end when they like."""
+    try:
+        return os.path.realpath(link)
+    except FileNotFoundError:  # Python 3.11 looks twice at a link
+        return link
+
+
 def read(path: str) -> Session | None:
     """The session in the directory ``path``; None when there is none that can be understood and trusted.
 

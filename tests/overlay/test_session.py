@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -148,6 +150,24 @@ def test_a_lost_marker_is_made_up_for_by_looking_where_sessions_lie(image: Secti
     made = opened(image)
     session_marker.take_off(image.path, made.record.name)
     assert pending(image.path) == ["waiting"]
+
+
+def test_links_of_other_runs_come_and_go_while_it_looks(image: Section, tmp_path: Path) -> None:
+    link = f"{session_place.state_directory()}/{session.PREFIX}other"
+    os.makedirs(os.path.dirname(link))
+    child = os.fork()
+    if child == 0:
+        while True:
+            with contextlib.suppress(OSError):  # what leads nowhere when it is looked at is taken away
+                os.symlink(tmp_path, link)
+                os.unlink(link)
+    try:
+        for _ in range(500):
+            assert session_pending.find(image) == []
+            assert session_index.sessions() == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_another_file_system_under_the_same_name(image: Section, tmp_path: Path) -> None:
