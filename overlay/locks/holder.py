@@ -104,6 +104,12 @@ def started(pid: int) -> int:
     return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else 0
 
 
+def parent(pid: int) -> int:
+    """Field 4 of /proc/PID/stat (proc(5)), the parent's pid; 0 when there is no such process."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else 0
+
+
 def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")

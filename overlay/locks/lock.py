@@ -251,11 +251,14 @@ def _still_there(locked: os.stat_result, place: _Place) -> bool:
 
 
 def _known(fd: int, place: _Place) -> list[Holder]:
-    """Everybody who is seen or recorded, each process once, with what its record adds."""
+    """Everybody who is seen or recorded, each run once, with what its record adds."""
     recorded = [*holders_.records(_key(fd, place), os.path.abspath(place.path)), *_public_record(fd, place)]
+    seen = {found.pid: found._replace(path=place.path) for found in holders_.processes(os.fstat(fd), place.start)}
     known: dict[tuple[str, int], Holder] = {}
-    for seen in holders_.processes(os.fstat(fd), place.start):
-        known[seen.host, seen.pid] = seen._replace(path=place.path)
+    for pid, found in seen.items():
+        above = seen.get(holders_.parent(pid))
+        if above is None or above.command != found.command:  # else forked from it, with all that it had open
+            known[found.host, pid] = found
     for record in recorded:
         there = known.get((record.host, record.pid))
         if there is None and known and record.alive is False:

@@ -20,8 +20,8 @@ _MEMORY = 200 * images.MIB
 def rows(quick: bool) -> Iterator[Row]:
     """100 000 files; unless ``quick``, the memory at 1 000 000, in bytes instead of seconds."""
     count = 3 if quick else 10
-    tree = populated("changes", 100_000)
-    image, squash = ext3(tree), images.make_squash(tree / "upper", setting.here().scratch / "changes.sqfs")
+    tree = populated("many-changes", 100_000)
+    image, squash = ext3(tree), images.make_squash(tree / "upper", setting.here().scratch / "many-changes.sqfs")
     diff = ("overlay", "diff")
     taken = setting.commands(
         {
