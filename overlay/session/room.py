@@ -195,7 +195,7 @@ def _rebuild_file(section: Section, size: int, inodes: int) -> Section:
             after = resize.fill(section, facts, fd, resize.Wanted(size, inodes))
             if resize.allocated(old):
                 resize_grow.reserve(fd, 0, after.size, path)
-            _lock_for_good(fd, after.size, path)
+            lock_for_good(os.dup(fd), Section(path, 0, after.size))
     except Failure as failure:
         raise CannotRebuild(failure.cause) from None
     except OSError as error:
@@ -209,14 +209,13 @@ def _rebuild_file(section: Section, size: int, inodes: int) -> Section:
     return Section(section.path, 0, after.size)
 
 
-def _lock_for_good(fd: int, size: int, path: str) -> None:
-    """Lock the new image before anybody can open it, until this process and its children have ended.
+def lock_for_good(kept: int, new: Section) -> None:
+    """Lock the ``new`` image before anybody can find it, until this process and its children have ended.
 
-    The caller's own lock is on the old file, of which the name is about to go.
+    ``kept``: the file, open, and never to be closed: it keeps the lock. The caller's own is on the old image.
     """
-    kept = os.dup(fd)  # never closed: it keeps the lock, which belongs to the open file
     with contextlib.suppress(ofd.CannotLock):  # then the caller has none either, and has said so
-        ofd.try_lock(kept, fcntl.F_WRLCK, 0, size, path)
+        ofd.try_lock(kept, fcntl.F_WRLCK, new.offset, new.size, new.path)
 
 
 def refusal(brief: str, error: NoRoom, session: str) -> Failure:

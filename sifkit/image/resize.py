@@ -2,14 +2,16 @@
 
 It grows where it is: what lies behind it is moved to the end of the file first, then its descriptor says the
 new size (a partition may be longer than its file system), then the file system grows (`overlay.manage.resize_grow`).
-It shrinks on a copy, or is rebuilt with more inodes, behind everything else; the descriptor is switched, the old
-place becomes a hole, and the image is compacted. Killed between any two of these, the image is whole, and the overlay
-the old or the new one.
+It shrinks on a copy, or is rebuilt with more inodes, behind everything else; the descriptor is switched, the old place
+becomes a hole, and the image is compacted, unless a run still uses it. Killed between any two of these, the image is
+whole, and the overlay the old or the new one.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from overlay.failure import Failure
@@ -56,7 +58,7 @@ def resize_embedded(path: str, number: int, wish: Wish) -> Embedded:
 def enlarge(section: Section, size: int, inodes: int = 0) -> Section:
     """Grow the ext3 overlay in ``section``, a whole file or a partition of a SIF image, to ``size`` bytes in place.
 
-    With ``inodes`` it is rebuilt: a file only, as a partition would have to move, and the caller's lock with it.
+    With ``inodes`` it is rebuilt: a file under its name, a partition behind everything else in the image.
 
     Where it is then. For who holds its lock exclusively (`overlay.session.room.Enlarge`). Raises NoRoom with the reason
     when it cannot grow where it is, OSError, ToolError.
@@ -67,17 +69,13 @@ def enlarge(section: Section, size: int, inodes: int = 0) -> Section:
         return session_room.enlarge_file(section, size, inodes)
     path = os.path.realpath(section.path)
     if inodes:
-        cause = "it lies inside a SIF image that is in use"
-        raise session_room.CannotRebuild(cause, f"sifkit overlay resize --inodes {inodes} {path}")
+        return _rebuilt(section, path, Wanted(size, inodes))
     try:
         with sif.editing(path) as edit:
-            old = next((d for d in edit.objects.values() if d.offset == section.offset), None)
+            old = _at(edit, section.offset)
             if old is None:
                 raise session_room.NoRoom("it is not where it was in the SIF image", size)
-            signature = next((d for d in edit.objects.values() if is_signature(d)), None)
-            if signature is not None and old.group in signed_groups(edit.objects.values()):
-                cause = "it cannot grow: it is signed, and a change would break the signature"
-                raise session_room.NoRoom(cause, hint=f"sifkit sif del --force {signature.id} {path}")
+            _leave_signed(edit, old)
             sb = resize.sound(section)
             reserved = resize.allocated(edit.fd)
             _make_room(edit, old, size, "it cannot grow")
@@ -89,6 +87,42 @@ def enlarge(section: Section, size: int, inodes: int = 0) -> Section:
         raise session_room.NoRoom(f"it cannot grow inside the SIF image: {error}", size) from None
     except Failure as failure:
         raise session_room.NoRoom(f"{failure.brief}: {failure.cause}", size) from None
+
+
+def _rebuilt(section: Section, path: str, wanted: Wanted) -> Section:
+    """The partition with more inodes, in another place, which stays locked as long as this process lives."""
+    from overlay.session import room as session_room
+
+    hint = f"sifkit overlay resize --inodes {wanted.inodes} {path}"
+    try:
+        with sif.editing(path) as edit:
+            old = _at(edit, section.offset)
+            if old is None:
+                raise session_room.CannotRebuild("it is not where it was in the SIF image")
+            _leave_signed(edit, old)
+            kept = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            lock_it = partial(session_room.lock_for_good, kept)
+            after = _by_copy(edit, old, section, resize.sound(section, thorough=True), wanted, lock_it)
+            return Section(section.path, edit.find(old.id).offset, after.size)
+    except sif.SifError as error:
+        raise session_room.CannotRebuild(str(error), hint) from None
+    except Failure as failure:
+        raise session_room.CannotRebuild(failure.cause, hint) from None
+    except PermissionError as error:
+        raise session_room.CannotRebuild(f"its directory cannot be written ({error.strerror})", hint) from None
+
+
+def _leave_signed(edit: Edit, old: Descriptor) -> None:
+    from overlay.session import room as session_room
+
+    signature = next((d for d in edit.objects.values() if is_signature(d)), None)
+    if signature is not None and old.group in signed_groups(edit.objects.values()):
+        cause = "it cannot grow: it is signed, and a change would break the signature"
+        raise session_room.NoRoom(cause, hint=f"sifkit sif del --force {signature.id} {edit.path}")
+
+
+def _at(edit: Edit, offset: int) -> Descriptor | None:
+    return next((d for d in edit.objects.values() if d.offset == offset), None)
 
 
 def _require_unsigned(edit: Edit, old: Descriptor, brief: str) -> None:
@@ -159,12 +193,16 @@ def _settle(edit: Edit) -> None:
     edit.guard.done()
 
 
-def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, wanted: Wanted) -> Superblock:
+def _by_copy(edit: Edit, old: Descriptor, section: Section, sb: Superblock, wanted: Wanted,
+             before: Callable[[Section], None] | None = None) -> Superblock:  # fmt: skip
+    """Write the file system anew behind everything else. ``before`` is told where, before anybody can find it."""
     with scratch_file(edit.path) as scratch:
         after = resize.fill(section, sb, scratch, wanted)
         at = edit.data_end()
         start = next_aligned(at, PARTITION_ALIGNMENT)
         transfer.copy(scratch, 0, edit.fd, start, after.size, zero_below=edit.length, flush=True)
+    if before is not None:
+        before(Section(edit.path, start, after.size))
     edit.length = max(edit.length, start + after.size)
     edit.put(old._replace(offset=start, size=after.size, padded_size=start - at + after.size, modified=edit.now))
     _settle(edit)

@@ -71,12 +71,12 @@ def _commit(one: Pending, section: Section, staging: Staging, enlarge: Enlarge |
     space = session_work.room(staging, enlarge or session_room.enlarge_file)
     brief = f"{section.describe()}: changes of {one.whose} are not in it yet"
     try:
-        size = session_work.in_namespace(one.session, section, space, notify, brief)
+        after = session_work.in_namespace(one.session, section, space, notify, brief)
     except Failure as failure:
         notify.warning(str(failure))
         return section
     notify.warning(f"{section.describe()}: changes of {one.whose}, which was killed, have been put into it")
-    return section._replace(size=max(size, section.size))
+    return after
 
 
 def stacked(section: Section, notify: Notify) -> list[Directory]:

@@ -65,8 +65,8 @@ def _in_words(one: Session, brief: str) -> Iterator[None]:
 
 def in_namespace(
     one: Session, section: Section, space: Room, notify: Notify, brief: str, *, force: bool = False
-) -> int:
-    """Commit a session of a run that has ended, in a child that may read all of it; the image's size in bytes then.
+) -> Section:
+    """Commit a session of a run that has ended, in a child that may read all of it; where the image is then.
 
     `Failure` as `commit` raises it.
 
@@ -93,7 +93,7 @@ def in_namespace(
             roomy = session_room.make(section, size, inodes, space.limit, space.enlarge)
         if roomy.size != section.size:
             notify.info(f"{section.describe()} has grown to {roomy.size >> 20} MiB")
-        return int(inside.call(ids, work, brief))
+        return roomy._replace(size=int(inside.call(ids, work, brief)))
     except inside.Killed as error:
         hint = f"sifkit session commit {one.record.name}"
         raise Failure(brief, f"the commit was killed by signal {error.number}; nothing is lost", hint) from None

@@ -217,15 +217,68 @@ def test_the_group_of_an_image_is_kept(sifkit: Program, rootfs: Path, tmp_path: 
     assert images.run("/usr/sbin/e2fsck", "-fn", image).returncode == 0
 
 
-def test_inside_a_sif_image_the_command_that_gives_inodes_is_named(
-    sifkit: Program, rootfs_squash: Path, tmp_path: Path
-) -> None:
+# -- and inside a SIF image ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_inodes(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> str:
+    """A SIF image with an overlay for hardly any files, and an object behind it."""
     (tmp_path / "here").mkdir()
-    image = f"{tmp_path}/here/image.sif"
-    sif.create(image, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
-    sifkit.ok("overlay", "create", "--sparse", "--inodes", "64", image)
-    done = sifkit("exec", "--max-size", "80M", image, "sh", "-c", MANY, env=ORDINARY)
+    path = f"{tmp_path}/here/image.sif"
+    sif.create(path, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
+    sifkit.ok("overlay", "create", "--sparse", "--inodes", "64", path)
+    sif.add(path, sif.NewObject(sif.DataType.GENERIC, b"behind it"))
+    return path
+
+
+def test_the_partition_is_written_anew_and_switched_to(sifkit: Program, without_inodes: str) -> None:
+    image, before = without_inodes, overlay(without_inodes)
+    for first in (0, 1000):  # the second time it is not empty, and shown by FUSE meanwhile
+        loop = f"i={first}; while [ $i -lt {first + 500} ]; do echo $i > $i; i=$((i+1)); done"
+        done = sifkit("exec", image, "sh", "-c", f"mkdir /d{first}; cd /d{first}; {loop}; exit 3", env=ORDINARY)
+        assert (done.returncode, done.stderr) == (3, "")
+    after = overlay(image)
+    assert (after.id, after.offset != before.offset, after.size < 80 * MIB) == (before.id, True, True)
+    assert sifkit.ok("exec", image, "sh", "-c", "cat /d0/499 /d1000/1499", env=ORDINARY) == "499\n1499\n"
+    with sif.open(image) as opened:
+        assert opened.read(opened.one(sif.of_type(sif.DataType.GENERIC))) == b"behind it"
+    assert sound(sifkit, image)
+    sifkit.ok("sif", "compact", image)
+    assert sifkit.ok("exec", image, "cat", "/d0/499", env=ORDINARY) == "499\n"
+    assert sound(sifkit, image)
+
+
+def test_for_a_killed_run_too_and_it_is_locked_where_it_is_then(
+    sifkit: Program, start: Start, without_inodes: str
+) -> None:
+    image, before = without_inodes, overlay(without_inodes)
+    run = ("exec", image, "sh", "-c")
+    running = start(*run, f"({MANY}); echo up; sleep 1000", env=ORDINARY)
+    running.expect("up")
+    running.signal(signal.SIGKILL)
+    running.end()
+    running.gone()
+    running = start(*run, "ls /d | wc -l; echo more > /more; echo up; read line", env=ORDINARY, stdin=subprocess.PIPE)
+    running.expect("200")
+    running.expect("up")
+    assert overlay(image).offset != before.offset
+    other = sifkit("exec", "--writable", image, "true", env=ORDINARY)
+    assert (other.returncode, "is in use for writing by" in other.stderr) == (255, True), other.stderr
+    running.process.stdin.write(b"done\n")
+    running.process.stdin.flush()
+    assert running.end() == 0
+    assert sifkit.ok(*run, "cat /d/199 /more", env=ORDINARY) == "199\nmore\n"
+    assert sound(sifkit, image)
+
+
+def test_what_may_not_be_rebuilt_says_what_to_do(sifkit: Program, without_inodes: str) -> None:
+    image = without_inodes
+    sif.add(image, sif.signature(b"signature", 1, link_group=1))
+    before = Path(image).read_bytes()
+    done = sifkit("exec", "--writable", "--max-size", "80M", image, "sh", "-c", MANY, env=ORDINARY)
     assert (done.returncode, "payload's status was 3" in done.stderr) == (255, True), done.stderr
+    assert "it is signed" in done.stderr
+    assert Path(image).read_bytes() == before
     for part in done.stderr.partition("try: ")[2].partition("; or ")[0].split(", then "):
         sifkit.ok(*part.split()[1:], env=ORDINARY)
     assert sifkit.ok("exec", image, "sh", "-c", "ls /d | wc -l", env=ORDINARY) == "200\n"
