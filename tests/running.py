@@ -197,9 +197,9 @@ class Terminal:
         """What a person would type; ``\\x03`` is Ctrl-C, ``\\x1a`` Ctrl-Z."""
         os.write(self._master, text.encode())
 
-    def expect(self, text: str) -> str:
+    def expect(self, text: str, seconds: float = PATIENCE) -> str:
         """Wait until ``text`` is shown; all that was shown until then, and is now forgotten."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while text not in self.shown:
             ready = select.select([self._master], [], [], max(deadline - time.monotonic(), 0))[0]
             assert ready, f"never showed {text!r}, but {self.shown!r}; {self.running.processes()}"
