@@ -22,11 +22,12 @@ SUBJECTS = {
     "Isolation": "options_namespace",
     "The run": "options_run",
 }
+_PLAIN = frozenset({"image", "command", "args", "overlay", "writable_tmpfs", "tmpfs_size", "writable", "create_dir"})
+
 if TYPE_CHECKING:
     _Dictionary = dict[str, Any]
 else:
     _Dictionary = dict
-_PLAIN = frozenset({"image", "command", "args", "overlay", "writable_tmpfs", "tmpfs_size", "writable", "create_dir"})
 
 
 class Spec(NamedTuple):

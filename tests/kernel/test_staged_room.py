@@ -13,13 +13,13 @@ import pytest
 from images import MIB, Program
 from probes import IS_ROOT, needs, only_root
 from running import Start
+from sif_parts import HERE, make_sif
 
 from sifkit import sif
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "squashfuse", "fuse2fs", "mke2fs", "debugfs", "xattr")]
 
 ORDINARY = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "root,loop"} if IS_ROOT else dict(os.environ)
-HERE = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}.get(os.uname().machine, "amd64")
 BIG = "dd if=/dev/urandom of=/big bs=1M count=80 2>/dev/null; md5sum < /big; exit 3"
 MANY = "mkdir /d; i=0; while [ $i -lt 200 ]; do echo $i > /d/$i; i=$((i+1)); done; exit 3"
 
@@ -31,14 +31,18 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ORDINARY, "HOME", str(tmp_path / "home"))
 
 
+def with_overlay(sifkit: Program, squash: Path, directory: Path, *options: str) -> str:
+    """A SIF image with a small ext3 overlay behind its root, in a directory of its own."""
+    directory.mkdir()
+    path = str(make_sif(directory / "image.sif", squash))
+    sifkit.ok("overlay", "create", "--sparse", *options, path)
+    return path
+
+
 @pytest.fixture
 def image(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> str:
-    """A SIF image with a small ext3 overlay behind its root, in a directory of its own."""
-    (tmp_path / "here").mkdir()
-    path = f"{tmp_path}/here/image.sif"
-    sif.create(path, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
-    sifkit.ok("overlay", "create", "--sparse", path)
-    return path
+    """A SIF image with a small ext3 overlay."""
+    return with_overlay(sifkit, rootfs_squash, tmp_path / "here")
 
 
 def overlay(image: str) -> sif.Descriptor:
@@ -223,10 +227,7 @@ def test_the_group_of_an_image_is_kept(sifkit: Program, rootfs: Path, tmp_path: 
 @pytest.fixture
 def without_inodes(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> str:
     """A SIF image with an overlay for hardly any files, and an object behind it."""
-    (tmp_path / "here").mkdir()
-    path = f"{tmp_path}/here/image.sif"
-    sif.create(path, [sif.partition(rootfs_squash, sif.FsType.SQUASHFS, sif.PartType.PRIMARY, HERE)])
-    sifkit.ok("overlay", "create", "--sparse", "--inodes", "64", path)
+    path = with_overlay(sifkit, rootfs_squash, tmp_path / "here", "--inodes", "64")
     sif.add(path, sif.NewObject(sif.DataType.GENERIC, b"behind it"))
     return path
 
