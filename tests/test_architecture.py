@@ -197,6 +197,13 @@ def test_exec_of_a_sif_image_loads_nothing_slow(tmp_path: Path, rootfs_squash: P
     assert not [name for name in SLOW if name in ours]
 
 
+def test_a_look_into_a_sif_image_loads_no_click(tmp_path: Path, rootfs_squash: Path) -> None:
+    image = make_sif(tmp_path / "image.sif", rootfs_squash)
+    assert "click" not in loaded("-c", START, "sif", "list", str(image), home=tmp_path)
+    ours = loaded("-c", START, "sif", "dump", "1", str(image), "-o", "out", home=tmp_path)
+    assert not [name for name in SLOW if name in ours]
+
+
 def test_a_start_makes_no_records_of_typings() -> None:
     """`overlay.records.NamedTuple` costs a tenth; these modules are loaded by every run."""
     script = (

@@ -1,4 +1,4 @@
-"""The entry point ``sifkit``. A usual run is started without click (`sifkit.cli.start`), everything else by it."""
+"""The entry point ``sifkit``. Usual lines are taken without click (`sifkit.cli.start`), everything else by it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def _run() -> int:
     completing = "_SIFKIT_COMPLETE" in os.environ
     asked = None if completing else start.parse(sys.argv[1:])
     if asked is not None:
-        from sifkit.cli.carry_out import carry_out
-
-        return carry_out(asked.verb, asked.given)
+        return start.carry_out(asked)
     if completing:
         from sifkit.cli import completion
 

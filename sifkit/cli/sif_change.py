@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from sifkit.cli import sif_types as types
+from sifkit.cli.sif_failures import failures
 from sifkit.sif.arch import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def add(file: str, source: str, datatype: int, alignment: int | None, force: boo
 
     fields = Fields(**options)
     _require(datatype, fields)
-    with types.failures(f"cannot add {source} to {file}"), _opened(source) as fd:
+    with failures(f"cannot add {source} to {file}"), _opened(source) as fd:
         with library.editing(file, force=force) as edit:
             new = _new_object(edit, datatype, fields, fd, alignment)
             early = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -207,7 +208,7 @@ def set_(number: int, file: str, force: bool, **options: Any) -> None:
     fields = Fields(**options)
     if all(value is None for value in fields):
         raise click.UsageError("nothing to change: give at least one option")
-    with types.failures(f"cannot change object {number} of {file}"):
+    with failures(f"cannot change object {number} of {file}"):
         with library.open(file) as image:
             found = image.one(library.by_id(number))
             _check_fs(image.fd, found, fields, force)

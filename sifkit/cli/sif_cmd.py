@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from overlay.failure import Failure
+from sifkit.cli import sif_see
 from sifkit.cli import sif_types as types
 from sifkit.cli.lazy import LazyGroup, Table
+from sifkit.cli.sif_failures import failures
 
 if TYPE_CHECKING:
     from sifkit.sif import Written
@@ -55,106 +55,26 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _print_json(value: Any) -> None:
-    import json  # 6 ms, for those who ask for it
+OUTPUT = click.option(
+    "-o", "--output", type=types.FILE, metavar="OUT", help="Write to this new file; holes stay holes."
+)
+OVER = click.option("--force", is_flag=True, help="Overwrite OUT when it exists.")
 
-    click.echo(json.dumps(value, indent=2))
+header = click.command("header", epilog="Example: sifkit sif header image.sif")(JSON(FILE(sif_see.header)))
+list_ = click.command("list", epilog="Example: sifkit sif list image.sif")(JSON(FILE(sif_see.list_)))
+info = click.command("info", epilog="Example: sifkit sif info 3 image.sif")(JSON(ID(FILE(sif_see.info))))
+dump = click.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")(
+    OUTPUT(OVER(ID(FILE(sif_see.dump))))
+)
 
 
-@click.command("header", epilog="Example: sifkit sif header image.sif")
+@click.command("check", epilog="Example: sifkit sif check image.sif", help=sif_see.check.__doc__)
 @JSON
 @FILE
-def header(file: str, as_json: bool) -> None:
-    """Show the image's global header: architecture, ID, times, sizes."""
-    from sifkit import sif as library
-    from sifkit.cli import sif_text
-
-    with types.failures(f"cannot read {file}"), library.open(file) as image:
-        if as_json:
-            _print_json(sif_text.header_json(image.header))
-        else:
-            click.echo(sif_text.header_text(image.header), nl=False)
-
-
-@click.command("list", epilog="Example: sifkit sif list image.sif")
-@JSON
-@FILE
-def list_(file: str, as_json: bool) -> None:
-    """Show one line for each object of the image."""
-    from sifkit import sif as library
-    from sifkit.cli import sif_text
-
-    with types.failures(f"cannot read {file}"), library.open(file) as image:
-        if as_json:
-            _print_json([sif_text.object_json(d) for d in image.objects])
-        else:
-            click.echo(sif_text.list_text(image.objects), nl=False)
-
-
-@click.command("info", epilog="Example: sifkit sif info 3 image.sif")
-@JSON
-@ID
-@FILE
-def info(number: int, file: str, as_json: bool) -> None:
-    """Show everything about object ID of the image."""
-    from sifkit import sif as library
-    from sifkit.cli import sif_text
-
-    with types.failures(f"cannot read object {number} of {file}"), library.open(file) as image:
-        found = image.one(library.by_id(number))
-        if as_json:
-            _print_json(sif_text.object_json(found))
-        else:
-            click.echo(sif_text.info_text(found), nl=False)
-
-
-@click.command("dump", epilog="Example: sifkit sif dump 3 image.sif -o rootfs.squashfs")
-@click.option("-o", "--output", type=types.FILE, metavar="OUT", help="Write to this new file; holes stay holes.")
-@click.option("--force", is_flag=True, help="Overwrite OUT when it exists.")
-@ID
-@FILE
-def dump(number: int, file: str, output: str | None, force: bool) -> None:
-    """Write the bytes of object ID to standard output, or to a file.
-
-    Never to a terminal: redirect it, or use -o.
-    """
-    from sifkit import sif as library
-    from sifkit.sif import transfer
-
-    if output in (None, "-") and os.isatty(sys.stdout.fileno()):
-        raise Failure("not written to a terminal", "objects are binary", f"sifkit sif dump {number} {file} -o OUT", 2)
-    with types.failures(f"cannot dump object {number} of {file}"), library.open(file) as image:
-        view = image.view(image.one(library.by_id(number)))
-        if output in (None, "-"):
-            sys.stdout.flush()
-            transfer.pour(image.fd, view.offset, view.size, sys.stdout.fileno())
-        else:
-            assert output is not None
-            _dump_to(image.fd, view.offset, view.size, output, force)
-
-
-def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> None:
-    from sifkit.sif import transfer
-
-    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if force else os.O_EXCL)
-    try:
-        target = os.open(output, how, 0o666)
-    except FileExistsError:
-        raise Failure(f"{output} exists already", "it was not touched", "--force overwrites it") from None
-    try:
-        if os.isatty(target):
-            raise Failure("not written to a terminal", "objects are binary", exit_code=2)
-        if os.path.samestat(os.fstat(source), os.fstat(target)):
-            raise Failure(f"{output} is the image itself", "an object cannot replace it")
-        if os.fstat(target).st_size:
-            os.ftruncate(target, 0)  # also makes ext4 write it all out on close, so not for a new file
-        transfer.copy(source, offset, target, 0, size)
-    except BaseException:
-        if not force:
-            os.unlink(output)
-        raise
-    finally:
-        os.close(target)
+@click.pass_context
+def check(ctx: click.Context, file: str, as_json: bool) -> None:
+    """`sif_see.check`, whose result is the status."""
+    ctx.exit(sif_see.check(file, as_json))
 
 
 @click.command("new", epilog="Example: sifkit sif new image.sif")
@@ -166,7 +86,7 @@ def new(file: str, capacity: int, deterministic: bool) -> None:
     from sifkit import sif as library
 
     try:
-        with types.failures(f"cannot make {file}"):
+        with failures(f"cannot make {file}"):
             library.create(file, capacity=capacity, deterministic=deterministic)
     except Failure as failure:
         if isinstance(failure.__cause__, FileExistsError):
@@ -187,7 +107,7 @@ def del_(number: int, file: str, zero: bool, compact: bool, force: bool) -> None
     """
     from sifkit import sif as library
 
-    with types.failures(f"cannot delete object {number} of {file}"):
+    with failures(f"cannot delete object {number} of {file}"):
         done = library.delete(file, number, zero=zero, compact=compact, force=force)
     _say_broken(done)
     if done.left:
@@ -208,32 +128,8 @@ def setprim(number: int, file: str, force: bool) -> None:
     """Make system partition ID the one that containers start from."""
     from sifkit import sif as library
 
-    with types.failures(f"cannot make object {number} of {file} the primary partition"):
+    with failures(f"cannot make object {number} of {file} the primary partition"):
         _say_broken(library.set_primary(file, number, force=force))
-
-
-@click.command("check", epilog="Example: sifkit sif check image.sif")
-@JSON
-@FILE
-@click.pass_context
-def check(ctx: click.Context, file: str, as_json: bool) -> None:
-    """Show everything that is wrong with the image, one line each.
-
-    Exit status 1 when anything is. Keys and signatures as such are not verified.
-    """
-    from sifkit import sif as library
-
-    with types.failures(f"cannot check {file}"):
-        found = library.check(file)
-    if as_json:
-        _print_json([finding._asdict() for finding in found])
-    for finding in () if as_json else found:
-        what = f"object {finding.object_id}: " if finding.object_id else ""
-        click.echo(f"{click.format_filename(file)}: byte {finding.offset}: {what}{finding.text}")
-    if found:
-        ctx.exit(1)
-    if not as_json:
-        click.echo(f"{click.format_filename(file)}: nothing wrong")
 
 
 @click.command("compact", epilog="Example: sifkit sif compact image.sif")
@@ -245,6 +141,6 @@ def compact(file: str) -> None:
     """
     from sifkit import sif as library
 
-    with types.failures(f"cannot compact {file}"):
+    with failures(f"cannot compact {file}"):
         saved = library.compact(file)
     _say(f"{file} is {saved} bytes shorter" if saved > 0 else f"{file} has nothing to give back")

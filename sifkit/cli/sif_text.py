@@ -6,10 +6,11 @@ and a signature with an unknown hash is shown as such, where siftool prints half
 
 from __future__ import annotations
 
-import uuid
-from typing import TYPE_CHECKING, Any
+from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from sifkit.sif import Descriptor, Header
 
 ZERO_TIME = -62135596800  # Go's time.Time{}; shown as no time
@@ -70,7 +71,7 @@ def header_text(header: Header) -> str:
     if (arch := sif.arch_text(header.arch)) != "unknown":
         rows.append(("Primary Architecture", arch))
     if any(header.uuid):
-        rows.append(("ID", str(uuid.UUID(bytes=header.uuid))))
+        rows.append(("ID", _uuid(header.uuid)))
     rows += _times(header.created, header.modified)
     rows += [
         ("Descriptors Free", str(header.free)),
@@ -81,6 +82,11 @@ def header_text(header: Header) -> str:
         ("Data Size", size_text(header.data_size)),
     ]
     return _rows(rows, "", 1)
+
+
+def _uuid(raw: bytes) -> str:
+    text = raw.hex()  # the module uuid takes longer to load than an image to read
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def _times(created: int, modified: int) -> list[tuple[str, str]]:
@@ -164,7 +170,7 @@ def header_json(header: Header) -> dict[str, Any]:
         "launch_script": header.launch_text or None,
         "version": header.version.rstrip(b"\0").decode("latin-1"),
         "primary_architecture": None if arch == "unknown" else arch,
-        "id": str(uuid.UUID(bytes=header.uuid)) if any(header.uuid) else None,
+        "id": _uuid(header.uuid) if any(header.uuid) else None,
         **_times_json(header.created, header.modified),
         "descriptors_free": header.free,
         "descriptors_total": header.total,

@@ -1,14 +1,11 @@
-"""What the options of ``sifkit sif`` take: siftool's numbers and words for them, and how our errors become failures."""
+"""What the options of ``sifkit sif`` take: siftool's numbers, and words for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.failure import OURS, Failure, from_oserror
 from sifkit.sif import enums
 
 if TYPE_CHECKING:  # generic since click 8.4, for type checkers alone
@@ -70,33 +67,3 @@ PART_TYPE = Numbered("parttype", enums.PART_WORDS)
 ARCH = Numbered("arch", enums.ARCH_WORDS)
 HASH = Numbered("hash", enums.HASH_WORDS)
 SBOM = Numbered("format", enums.SBOM_WORDS)
-
-_HINTS = {
-    "Signed": "--force does it; the signature is then broken",
-    "InUse": "stop the containers that use this image",
-    "NotSif": "sifkit sif works on SIF images only; file(1) says what this is",
-    "Truncated": "the file is incomplete: copy or download it again",
-    "Corrupt": "sifkit sif check FILE lists everything that is wrong",
-    "ObjectNotFound": "sifkit sif list FILE shows the IDs",
-    "MultipleObjects": "sifkit sif check FILE lists everything that is wrong",
-    "PrimaryExists": "--parttype system, then: sifkit sif setprim ID FILE",
-    "HardLinked": "copy the file to another name, and compact the copy",
-    "Mislabelled": "--force does it all the same",
-}
-
-
-@contextmanager
-def failures(brief: str) -> Iterator[None]:
-    """Our library's errors as a `Failure` that starts with ``brief``."""
-    from sifkit.sif.errors import BadValue, SifError
-
-    try:
-        yield
-    except SifError as error:
-        where = f" (byte {error.offset})" if error.offset is not None else ""
-        code = 2 if isinstance(error, BadValue) else OURS  # a value that does not fit is a wrong command line
-        raise Failure(brief, error.text + where, _HINTS.get(type(error).__name__, ""), code) from error
-    except EOFError as error:
-        raise Failure(brief, str(error), "the image changed meanwhile; run again") from error
-    except OSError as error:
-        raise from_oserror(brief, error) from error

@@ -1,7 +1,8 @@
-"""What of an image is run, and nothing else: for starts, which are over before construct would be loaded.
+"""What of an image is run, and where an object is: for starts, which are over before construct would be loaded.
 
-`read` takes it from the bytes of an image as all are; where one byte of them is not as in all, `sifkit.sif.reader`
-reads it, checks everything, and words what is wrong. Offsets are those that `sifkit.sif.layout` draws.
+`read` and `find` take it from the bytes of an image as all are; where one byte of them is not as in all,
+`sifkit.sif.reader` reads it, checks everything, and words what is wrong. Offsets are those that `sifkit.sif.layout`
+draws.
 """
 
 from __future__ import annotations
@@ -55,19 +56,64 @@ def read(path: str) -> Runnable:
 
 def usual(path: str) -> Runnable | None:
     """The same, for an image in which all that is looked at is as it should be; None for others. Raises OSError."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = _open(path)
     try:
-        status = os.fstat(file)
-        head = os.pread(file, _HEADER, 0)
-        if not stat.S_ISREG(status.st_mode) or len(head) < _HEADER or head[32:45] != b"SIF_MAGIC\x0001\0":
-            return None
-        total, offset, size = _TABLE.unpack_from(head, 88)
-        if not (0 <= total <= _MOST and offset >= _HEADER and total * _SLOT <= size <= status.st_size - offset):
-            return None
-        table = os.pread(file, total * _SLOT, offset)
+        found = _table(file)
     finally:
         os.close(file)
-    return _among(table, status.st_size) if len(table) == total * _SLOT else None
+    return _among(*found) if found else None
+
+
+def find(path: str, number: int) -> tuple[int, int, int]:
+    """Object ``number`` of the image ``path``: a descriptor of the file, to be closed, its offset and size in bytes.
+
+    Raises as `reader.open` does, `Image.one`, and `Image.require_inside`.
+    """
+    file = _open(path)
+    try:
+        return file, *(_place(file, number) or _place_in_full(file, path, number))
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _table(file: int) -> tuple[bytes, int] | None:
+    """All slots of the open image, and the length of the file; None where header or table are not as in all."""
+    status = os.fstat(file)
+    head = os.pread(file, _HEADER, 0)
+    if not stat.S_ISREG(status.st_mode) or len(head) < _HEADER or head[32:45] != b"SIF_MAGIC\x0001\0":
+        return None
+    total, offset, size = _TABLE.unpack_from(head, 88)
+    if not (0 <= total <= _MOST and offset >= _HEADER and total * _SLOT <= size <= status.st_size - offset):
+        return None
+    table = os.pread(file, total * _SLOT, offset)
+    return (table, status.st_size) if len(table) == total * _SLOT else None
+
+
+def _place(file: int, number: int) -> tuple[int, int] | None:
+    found = _table(file)
+    if not found or number <= 0:
+        return None
+    table, length = found
+    slots = [_OBJECT.unpack_from(table, at) for at in range(0, len(table), _SLOT) if table[at + 4]]
+    places = [slot[5:] for slot in slots if slot[2] == number]
+    if len(places) != 1:
+        return None
+    offset, size = places[0]
+    return (offset, size) if offset >= 0 and 0 <= size <= length - offset else None
+
+
+def _place_in_full(file: int, path: str, number: int) -> tuple[int, int]:
+    from sifkit.sif import reader, selection
+
+    image = reader.Image(path, file, reader.read_table(file, path))
+    found = image.one(selection.by_id(number))
+    image.require_inside(found)
+    return found.offset, found.size
 
 
 def _among(table: bytes, length: int) -> Runnable | None:

@@ -7,7 +7,7 @@ import random
 import click
 import pytest
 
-from sifkit.cli import exec_cmd, start
+from sifkit.cli import exec_cmd, sif_cmd, start
 from sifkit.cli.run_option import RunCommand
 from sifkit.cli.spec import Given, specs
 
@@ -94,4 +94,64 @@ def test_both_take_the_same_from_any_line() -> None:
         if asked is not None:
             answered += 1
             assert asked.given == by_click(verb, words), words
+    assert answered > 500
+
+
+SHOWN: dict[str, click.Command] = {
+    "header": sif_cmd.header, "list": sif_cmd.list_, "info": sif_cmd.info, "check": sif_cmd.check, "dump": sif_cmd.dump,
+}  # fmt: skip
+
+
+def shown_by_click(verb: str, words: list[str]) -> dict[str, object] | None:
+    """What click hands to a command of ``sif``, without what was not given; None for a mistake or a call for help."""
+    found: list[dict[str, object]] = []
+    command = click.Command(verb, callback=lambda **given: found.append(given), params=SHOWN[verb].params)
+    try:
+        command.main(words, standalone_mode=False)
+    except click.ClickException:
+        return None
+    return (
+        {key: value for key, value in found[0].items() if value is not None and value is not False} if found else None
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "list img", "list --json img", "check img --json", "header img", "info 3 img", "info 3 --json img",
+        "dump 1 img", "dump 1 img -o out", "dump -o out 1 img --force", "dump --output out 0 img",
+    ],
+)  # fmt: skip
+def test_a_look_into_an_image_needs_no_click(line: str) -> None:
+    verb, *words = line.split()
+    asked = start.parse(["sif", verb, *words])
+    assert asked is not None and asked.verb == verb
+    assert asked.given == shown_by_click(verb, words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "list", "list a b", "list --help", "list --jso img", "-v list img", "info x img", "info -1 img", "info img",
+        "dump 1 img -oout", "dump 1 img -o -", "dump 1 img -o", "dump 1 img --output=out", "dump 1 -- img", "dump 1 -",
+        "add img x", "new img", f"info {'9' * 5000} img", "info ³ img",
+    ],
+)  # fmt: skip
+def test_other_looks_are_for_click_to_say(line: str) -> None:
+    assert start.parse(["sif", *line.split()]) is None
+
+
+def test_both_take_the_same_from_any_look() -> None:
+    chance, answered = random.Random(0), 0
+    for _ in range(4000):
+        verb = chance.choice(list(SHOWN))
+        options = ["--json", "--force", "-o", "--output", "-oX", "--output=X", "--", "-", "-h", "-v", "--x"]
+        words = ["3", "img"] if verb in ("info", "dump") else ["img"]
+        words += chance.choice(([], [], [], ["more"]))
+        for _ in range(chance.randrange(3)):
+            words.insert(chance.randrange(len(words) + 1), chance.choice(options))
+        asked = start.parse(["sif", verb, *words])
+        if asked is not None:
+            answered += 1
+            assert asked.given == shown_by_click(verb, words), words
     assert answered > 500

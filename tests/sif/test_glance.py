@@ -1,7 +1,8 @@
-"""What a start reads of an image: the same as the reader reads, or it leaves it to the reader."""
+"""What is read of an image without construct: the same as the reader reads, or it leaves it to the reader."""
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Iterator
@@ -96,3 +97,45 @@ def test_what_it_says_of_damaged_images_the_reader_says_too(generate: ModuleType
             expected = in_full(str(path))
             assert expected is not None and same(seen, expected)
     assert answered > 500 and left > 500
+
+
+def found(path: Path, number: int) -> tuple[int, int] | str:
+    """Where `find` says that the object is, or the name of its error."""
+    try:
+        file, offset, size = glance.find(str(path), number)
+    except sif.SifError as error:
+        return type(error).__name__
+    os.close(file)
+    return offset, size
+
+
+def found_by_reader(path: Path, number: int) -> tuple[int, int] | str:
+    try:
+        with sif.open(path) as image:
+            d = image.one(sif.by_id(number))
+            image.require_inside(d)
+            return d.offset, d.size
+    except sif.SifError as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_objects_are_where_the_reader_finds_them(generate: ModuleType, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "image.sif"
+    path.write_bytes(generate.image(name))
+    for number in range(-1, 12):
+        assert found(path, number) == found_by_reader(path, number)
+
+
+def test_usual_objects_need_no_reader(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [found_by_reader(Path(image), number) for number in (1, 2, 3)]
+    monkeypatch.setattr(glance, "_place_in_full", None)
+    assert [found(Path(image), number) for number in (1, 2, 3)] == expected
+
+
+def test_objects_of_damaged_images_too(generate: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "image.sif"
+    for data in variants(generate.image("every-type"), 1000, random.Random("find")):
+        path.write_bytes(data)
+        for number in (1, 3, 6):
+            assert found(path, number) == found_by_reader(path, number)

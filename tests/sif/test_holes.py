@@ -139,3 +139,61 @@ def test_pour_into_pipes_and_appended_files(tmp_path: Path) -> None:
         with pytest.raises(EOFError):
             transfer.pour(reader.fileno(), 2, 50, os.open(os.devnull, os.O_WRONLY))
     assert out.read_bytes() == b"kept:23456"
+
+
+def test_what_the_kernel_does_not_copy_is_copied_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two file systems of different kinds, say; or a call that copies a part and then no more."""
+    data = random.Random(2).randbytes(3 * MIB + 5)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(data)
+    real, asked = os.copy_file_range, []
+
+    def refused(*arguments: object) -> int:
+        asked.append(arguments)
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def in_part(source: int, target: int, size: int, *offsets: int) -> int:
+        asked.append(offsets)
+        return real(source, target, 1000, *offsets) if len(asked) < 3 else 0
+
+    for pretended in (refused, in_part):
+        monkeypatch.setattr(os, "copy_file_range", pretended)
+        for into in (copied, poured):
+            asked.clear()
+            assert into(source, target) == data[7:] and asked
+
+
+def copied(source: Path, target: Path) -> bytes:
+    with open(source, "rb") as reader, open(target, "w+b") as writer:
+        transfer.copy(reader.fileno(), 7, writer.fileno(), 0, source.stat().st_size - 7, flush=True)
+    return target.read_bytes()
+
+
+def poured(source: Path, target: Path) -> bytes:
+    with open(source, "rb") as reader, open(target, "w+b") as writer:
+        transfer.pour(reader.fileno(), 7, source.stat().st_size - 7, writer.fileno())
+    return target.read_bytes()
+
+
+def test_a_full_disk_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 100)
+    monkeypatch.setattr(os, "copy_file_range", full)
+    for into in (copied, poured):
+        with pytest.raises(OSError) as caught:
+            into(source, tmp_path / "target")
+        assert caught.value.errno == errno.ENOSPC
+
+
+def test_it_is_poured_to_where_the_stream_is(tmp_path: Path) -> None:
+    """As a shell's ``{ echo head; sifkit sif dump 1 image.sif; } > out`` needs it."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"0123456789")
+    with open(source, "rb") as reader, open(target, "w+b", buffering=0) as writer:
+        writer.write(b"head:")
+        transfer.pour(reader.fileno(), 2, 5, writer.fileno())
+        writer.write(b":tail")
+    assert target.read_bytes() == b"head:23456:tail"
