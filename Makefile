@@ -45,9 +45,10 @@ bench-packages:
 $(VENV)/bin/pip: | demo-packages
 	$(PYTHON) -m venv $(VENV)
 
-# In the environment rather than fetched for each build: installing again needs no network.
+# In the environment rather than fetched for each build: installing again needs no network. The program that pip
+# makes of ours loads the module re up to pip 24, which takes a twentieth of a start.
 $(VENV)/build-tools: | $(VENV)/bin/pip
-	$(PIP) install --root-user-action=ignore 'setuptools>=66' wheel
+	$(PIP) install --root-user-action=ignore 'pip>=25' 'setuptools>=66' wheel
 	@touch $@
 
 # An installed copy, compiled: it starts faster than an editable one, and other users can run it.
