@@ -28,7 +28,9 @@ _WINDOW: Final = 128 << 10  # as much as the kernel reads at once over FUSE; of 
 
 
 def read(base: str) -> None:
-    """Ask the kernel for them from the root file system at ``base``; does not wait. What fails is read later."""
+    """Ask the kernel for them from the root file system at ``base``. Returns when FUSE has taken the last request, of
+    which it takes a dozen without waiting. What fails is read later.
+    """
     if without("read-ahead"):
         return
     root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
