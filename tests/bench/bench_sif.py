@@ -21,6 +21,11 @@ from row import Row
 
 MS = 0.001
 MOST = 1.15
+# What is added, by siftool's numbers: a partition begins at a page, as most bytes of most images, the other anywhere.
+KINDS = {
+    "partition": ("--datatype", "4", "--partfs", "4", "--parttype", "3", "--partarch", "2", "--groupid", "1"),
+    "generic": ("--datatype", "7"),
+}
 EXTREMES = (-(2**63), -1, 0, 127, 2**31, 2**62, 2**63 - 1)
 
 
@@ -28,7 +33,8 @@ def rows(quick: bool) -> Iterator[Row]:
     """The figures of this module, each as soon as it is there."""
     yield from parse(20 if quick else 200)
     yield from listed(5 if quick else 20)
-    yield from moved(100 if quick else 500, 3 if quick else 7)
+    for kind in KINDS:
+        yield from moved(kind, 100 if quick else 500, 3 if quick else 9)
     yield from mutations(5_000 if quick else 100_000)
 
 
@@ -76,44 +82,46 @@ def listed(count: int) -> Iterator[Row]:
     yield Row("sif list", taken["ours"], "siftool", taken.get("siftool"), "<= 50 ms", taken["ours"] <= 50 * MS)
 
 
-def moved(megabytes: int, count: int) -> Iterator[Row]:
+def moved(kind: str, megabytes: int, count: int) -> Iterator[Row]:
     """Adding and dumping an object, beside cp of the same file in the same directory.
 
     An add is on disk when it returns, so its peer is cp with fsync; plain cp only fills the page cache.
     """
-    directory = setting.here().directory("sif-moved")
+    directory = setting.here().directory(f"sif-moved-{kind}")
     source, image, out = directory / "source", directory / "image.sif", directory / "out"
     source.write_bytes(os.urandom(megabytes << 20))
     os.sync()
     plain = ["cp", str(source), str(out)]
     synced = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(out)]
+    flags, tool = KINDS[kind], siftool()
     taken = setting.interleaved({
-        "add": lambda: _fresh_add(_sifkit("add"), image, source, "--datatype"),
+        "add": lambda: _fresh_add(_sifkit("add"), image, source, flags),
         "cp": lambda: _fresh(plain, out),
         "cp + fsync": lambda: _fresh(synced, out),
-        **_peer_add(image, source),
+        **_peer(tool, lambda tool: _fresh_add([*tool, "add"], directory / "theirs.sif", source, flags)),
     }, count)  # fmt: skip
-    name, ok = f"sif add {megabytes} MB", _within(taken, "add", "cp + fsync")
-    yield Row(name, taken["add"], "cp + fsync", taken["cp + fsync"], f"<= {MOST} x", ok)
-    yield Row(name, taken["add"], "cp", taken["cp"], "", None)
-    if "siftool add" in taken:
-        yield Row(name, taken["add"], "siftool", taken["siftool add"], "", None)
+    yield from _beside(f"sif add {kind} {megabytes} MB", taken["add"], taken, "cp + fsync")
     taken = setting.interleaved({
         "-o": lambda: _fresh([*_sifkit("dump"), "1", str(image), "-o", str(out)], out),
         "cp": lambda: _fresh(plain, out),
         ">": lambda: _redirected([*_sifkit("dump"), "1", str(image)], out),
-        **_peer_dump(image, out),
+        **_peer(tool, lambda tool: _redirected([*tool, "dump", "1", str(image)], out)),
     }, count)  # fmt: skip
     for how in ("-o", ">"):
-        limit = _within(taken, how, "cp")
-        yield Row(f"sif dump {how} {megabytes} MB", taken[how], "cp", taken["cp"], f"<= {MOST} x", limit)
-    if "siftool dump" in taken:
-        yield Row(f"sif dump > {megabytes} MB", taken[">"], "siftool", taken["siftool dump"], "", None)
+        yield from _beside(f"sif dump {how} {kind} {megabytes} MB", taken[how], taken, "cp")
     shutil.rmtree(directory)
 
 
-def _within(taken: dict[str, float], ours: str, theirs: str) -> bool:
-    return taken[ours] <= MOST * taken[theirs]
+def _peer(tool: list[str] | None, task: Callable[[list[str]], float]) -> dict[str, Callable[[], float]]:
+    return {"siftool": lambda: task(tool)} if tool else {}
+
+
+def _beside(name: str, ours: float, taken: dict[str, float], limiting: str) -> Iterator[Row]:
+    """``ours`` beside every peer; at most `MOST` times the ``limiting`` one."""
+    for peer in ("cp", "cp + fsync", "siftool"):
+        if peer in taken:
+            ok = ours <= MOST * taken[peer] if peer == limiting else None
+            yield Row(name, ours, peer, taken[peer], "" if ok is None else f"<= {MOST} x", ok)
 
 
 def _sifkit(verb: str) -> list[str]:
@@ -132,12 +140,12 @@ def _fresh(command: list[str], out: Path) -> float:
     return setting.once(command)
 
 
-def _fresh_add(command: list[str], image: Path, source: Path, flag: str) -> float:
+def _fresh_add(command: list[str], image: Path, source: Path, flags: tuple[str, ...]) -> float:
     from sifkit import sif
 
     _quiet(image)
     sif.create(image)
-    return setting.once([*command, str(image), str(source), flag, "7"])
+    return setting.once([*command, str(image), str(source), *flags])
 
 
 def _redirected(command: list[str], out: Path) -> float:
@@ -146,17 +154,6 @@ def _redirected(command: list[str], out: Path) -> float:
         begin = time.perf_counter()
         subprocess.run(command, stdout=stream, env=setting.here().environment, check=True)
         return time.perf_counter() - begin
-
-
-def _peer_add(image: Path, source: Path) -> dict[str, Callable[[], float]]:
-    tool = siftool()
-    other = image.with_name("theirs.sif")
-    return {"siftool add": lambda: _fresh_add([*tool, "add"], other, source, "--datatype")} if tool else {}
-
-
-def _peer_dump(image: Path, out: Path) -> dict[str, Callable[[], float]]:
-    tool = siftool()
-    return {"siftool dump": lambda: _redirected([*tool, "dump", "1", str(image)], out)} if tool else {}
 
 
 def mutations(count: int) -> Iterator[Row]:

@@ -154,24 +154,24 @@ def test_what_the_kernel_does_not_copy_is_copied_by_hand(tmp_path: Path, monkeyp
 
     def in_part(source: int, target: int, size: int, *offsets: int) -> int:
         asked.append(offsets)
-        return real(source, target, 1000, *offsets) if len(asked) < 3 else 0
+        return real(source, target, 4096, *offsets) if len(asked) < 3 else 0
 
     for pretended in (refused, in_part):
         monkeypatch.setattr(os, "copy_file_range", pretended)
         for into in (copied, poured):
             asked.clear()
-            assert into(source, target) == data[7:] and asked
+            assert into(source, target) == data[4096:] and asked
 
 
 def copied(source: Path, target: Path) -> bytes:
     with open(source, "rb") as reader, open(target, "w+b") as writer:
-        transfer.copy(reader.fileno(), 7, writer.fileno(), 0, source.stat().st_size - 7, flush=True)
+        transfer.copy(reader.fileno(), 4096, writer.fileno(), 0, source.stat().st_size - 4096, flush=True)
     return target.read_bytes()
 
 
 def poured(source: Path, target: Path) -> bytes:
     with open(source, "rb") as reader, open(target, "w+b") as writer:
-        transfer.pour(reader.fileno(), 7, source.stat().st_size - 7, writer.fileno())
+        transfer.pour(reader.fileno(), 4096, source.stat().st_size - 4096, writer.fileno())
     return target.read_bytes()
 
 
