@@ -89,6 +89,8 @@ def run() -> int:
         return 130
     except click.ClickException as error:
         return _wrong(error)
+    except SystemExit:  # click's own end when standard output is a closed pipe, with the status of a finding
+        return 141
 
 
 def _wrong(error: click.ClickException) -> int:

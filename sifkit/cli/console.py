@@ -11,6 +11,7 @@ from overlay.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import TracebackType
 
 SILENT, QUIET, NORMAL, VERBOSE, DEBUG = -2, -1, 0, 1, 2
 
@@ -58,18 +59,30 @@ class Console:
 CONSOLE = Console()
 
 
+class writing:
+    """A context in which standard output is written, and nothing else done: what refuses that is named rightly."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise from_oserror("cannot write standard output", error) from error
+
+
 def end(code: int) -> None:
     """Leave at once with ``code``; nothing of ours needs the interpreter's slow way out."""
     try:
-        if sys.stdout:  # None when our caller closed it
+        with writing():
             sys.stdout.flush()
     except BrokenPipeError:
         code = code or 141  # 128 + SIGPIPE, as the shell would report it
-    except OSError as error:
+    except Failure as failure:
         if code == 0:  # else it is known already
-            CONSOLE.failure(from_oserror("cannot write standard output", error))
+            CONSOLE.failure(failure)
         code = code or OURS
     os._exit(code)
 
 
-__all__ = ["CONSOLE", "Console", "Failure", "end"]
+__all__ = ["CONSOLE", "Console", "Failure", "end", "writing"]

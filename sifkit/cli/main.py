@@ -17,6 +17,7 @@ from sifkit.cli.usage import UsageError  # noqa: E402
 
 def main() -> None:
     """Entry point of the console script. Exit status: see docs/exit-codes.md."""
+    _open_standard_streams()
     try:
         code = _run()
     except UsageError as error:
@@ -32,6 +33,16 @@ def main() -> None:
     except Exception as error:
         code = _unexpected(error)
     end(code)
+
+
+def _open_standard_streams() -> None:
+    """Who calls us with 0, 1 or 2 closed would have our own files there, and what is printed in them."""
+    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:  # the lowest free one
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0)  # Python has None for what was closed
+    sys.stdout = sys.stdout or open(1, "w")
+    sys.stderr = sys.stderr or open(2, "w")
 
 
 def _run() -> int:

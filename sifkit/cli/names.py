@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from sifkit.cli.console import writing
+
 _MUCH = 1 << 16
 
 
@@ -38,8 +40,10 @@ def write(parts: Iterable[bytes]) -> None:
         held.append(part)
         size += len(part)
         if size >= _MUCH:
-            out.write(b"".join(held))
+            with writing():
+                out.write(b"".join(held))
             held.clear()
             size = 0
-    out.write(b"".join(held))
-    out.flush()
+    with writing():
+        out.write(b"".join(held))
+        out.flush()

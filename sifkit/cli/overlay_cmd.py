@@ -159,6 +159,8 @@ def failures(brief: str) -> Iterator[None]:
     """Turn what the library raises into a `Failure` that begins with ``brief``."""
     try:
         yield
+    except BrokenPipeError:  # who read standard output has left
+        raise
     except FileExistsError as error:
         raise Failure(
             brief, "it exists already, and nothing is ever replaced", "use another name, or remove it first"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -177,5 +175,4 @@ def cat(target: str, path: str | None) -> None:
         if not entry.is_file:
             raise Failure(brief, f"it is a {entry.kind}, not a file", exit_code=1)
         with tree.open(entry) as stream:
-            shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
-        sys.stdout.buffer.flush()
+            write(iter(lambda: stream.read(1 << 20), b""))

@@ -43,5 +43,5 @@ class failures:
             raise Failure(self._brief, error.text + where, _HINTS.get(type(error).__name__, ""), code) from error
         if isinstance(error, EOFError):
             raise Failure(self._brief, str(error), "the image changed meanwhile; run again") from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that one has a status: 141
             raise from_oserror(self._brief, error) from error

@@ -23,7 +23,6 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0, enlarge: Enlarge | N
     ``wait_lock``: seconds to wait for an overlay that somebody else uses. ``enlarge``: how an ext3 overlay inside
     another file is grown, if that can be.
     """
-    _open_standard_streams()
     with ExitStack() as held:
         plan = claim.claim(plan, wait_lock, held, notify, enlarge)
         status = _supervise(plan, notify, enlarge)
@@ -31,13 +30,6 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0, enlarge: Enlarge | N
         if plan.revision is not None:
             on_base.settle(plan, notify)
         return status
-
-
-def _open_standard_streams() -> None:
-    """Who calls us with 0, 1 or 2 closed would have our own files there, the payload's output in them."""
-    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:  # the lowest free one
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
 
 
 def _supervise(plan: Plan, notify: Notify, enlarge: Enlarge | None) -> int:
