@@ -27,7 +27,7 @@ def mounts(given: Given, settings: config.Config) -> Mounts:
         if name not in NAMES and not name.startswith("/"):
             CONSOLE.warning(f"--no-mount {name}: there is nothing of that name; known are {', '.join(sorted(NAMES))}")
     asked = _once([
-        *(entry for text in given["bind"] or () for entry in binds.parse(text)),
+        *(entry for text in given["bind"] or () for entry in _binds(text)),
         *(binds.parse_mount(text) for text in given["mount"] or ()),
     ])  # fmt: skip
     taken = {entry.destination for entry in asked}
@@ -43,6 +43,14 @@ def mounts(given: Given, settings: config.Config) -> Mounts:
         dns=_servers(given["dns"] or ""),
         shown=",".join(_escaped(entry.destination) for entry in asked if entry.nested),
     )
+
+
+def _binds(text: str) -> tuple[Asked, ...]:
+    """What one ``--bind`` names; a warning where that is nothing, for mostly a variable was meant that is not set."""
+    found = binds.parse(text)
+    if not found:
+        CONSOLE.warning(f"--bind '{text}' names nothing, so nothing is bound by it")
+    return found
 
 
 def _escaped(path: str) -> str:

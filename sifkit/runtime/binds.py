@@ -39,6 +39,7 @@ class Missing(Failure):
 def parse(text: str, where: str = "--bind") -> tuple[Asked, ...]:
     """The binds that one value names. ``\\:`` and ``\\,`` stand for the characters. `Failure` (2) on bad syntax.
 
+    Empty parts are passed over, as Apptainer does: scripts join lists that may be empty, ``"$BINDS,/data"``.
     ``where``: what the value belongs to, for errors.
     """
     return tuple(_one(part, where) for part in _split(text) if part.strip(":"))

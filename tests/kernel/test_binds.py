@@ -50,6 +50,16 @@ def test_a_bind_can_be_written_and_one_with_ro_cannot(sifkit: Program, rootfs: P
     assert sorted(os.listdir(data)) == ["file", "new"]
 
 
+def test_a_bind_that_names_nothing_is_no_error_but_gets_a_warning(sifkit: Program, rootfs: Path, data: Path) -> None:
+    """Apptainer binds nothing and says nothing; mostly a variable is not set. Empty parts of a list are usual."""
+    for words in ("", ":", ","):
+        done = sifkit("exec", "--bind", words, str(rootfs), "true")
+        assert (done.returncode, done.stderr.count("WARNING")) == (0, 1), done.stderr
+        assert f"--bind '{words}' names nothing" in done.stderr
+    done = sifkit("exec", "--bind", f",{data}:/new,,", str(rootfs), "cat", "/new/file")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "data\n", "")
+
+
 def test_read_only_holds_for_what_is_mounted_below(sifkit: Program, rootfs: Path) -> None:
     """/dev/shm is a file system of its own on every host; Apptainer 1.4.5 lets it be written."""
     name = f"sifkit-test-{os.getpid()}"
