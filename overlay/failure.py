@@ -54,6 +54,34 @@ def from_oserror(brief: str, error: OSError, hint: str = "", exit_code: int = OU
     return Failure(brief, cause, hint or ADVICE.get(error.errno or 0, ""), exit_code)
 
 
+def of_path(brief: str, error: OSError) -> Failure:
+    """As `from_oserror`, for a path that a user wrote: says how much of it is there.
+
+    Not for names below a descriptor, nor for those in a container or an image: they are looked up on the host.
+    """
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR) or error.filename is None:
+        return from_oserror(brief, error)
+    path = there = os.path.abspath(os.fsdecode(error.filename))
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.exists(there):
+        return Failure(brief, f"{there} is a symbolic link to {os.readlink(there)}, which is not there")
+    if os.path.isdir(there):
+        return from_oserror(brief, error, "" if there == path else last_directory(path))
+    hint = "leave out the / at its end" if there == path else ""
+    return Failure(brief, f"{there} is a file, not a directory", hint)
+
+
+def last_directory(path: str) -> str:
+    """The hint for an absolute ``path`` that is not there: how far it leads."""
+    parent = os.path.dirname(path)
+    while parent != "/" and not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    if parent.startswith("/cvmfs") or path.startswith("/cvmfs"):
+        return "check that the CVMFS repository is mounted: ls " + "/".join(path.split("/")[:3])
+    return f"{parent} is the last directory of that path that exists"
+
+
 def defect(error: Exception) -> Failure:
     """What a person is told of an exception that should not be: a mistake of ours."""
     hint = "run it again with --debug, and report what it prints"

@@ -149,7 +149,10 @@ def new_directory(path: str, remove: Callable[[str], object] | None = None) -> I
     refuse_existing(path)
     parent, name = split(path)
     beside = os.path.join(parent, _unguessable())
-    os.mkdir(beside)
+    try:
+        os.mkdir(beside)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, parent) from None  # nobody knows the other name
     directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield beside

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, from_oserror, of_path
 from overlay.size import KIB, MIB, format_size, parse_size
 from sifkit.cli.lazy import LazyGroup, Table
 
@@ -106,7 +106,7 @@ def create(path: str, dirs: tuple[str, ...], **options: Any) -> None:
     """
     if not path:
         raise Failure("an overlay needs a path", "PATH is empty", exit_code=2)
-    with failures(f"cannot create the overlay {path}"):
+    with failures(f"cannot create the overlay {path}", of_path):
         if path.endswith("/") or os.path.isdir(path):
             _create_directory(path, dirs, _given("size", "sparse", "inodes", "profile", "label"))
         else:
@@ -155,8 +155,8 @@ def _create_image(
 
 
 @contextmanager
-def failures(brief: str) -> Iterator[None]:
-    """Turn what the library raises into a `Failure` that begins with ``brief``."""
+def failures(brief: str, word: Callable[[str, OSError], Failure] = from_oserror) -> Iterator[None]:
+    """Turn what the library raises into a `Failure` that begins with ``brief``; an OSError by ``word``."""
     try:
         yield
     except BrokenPipeError:  # who read standard output has left
@@ -165,12 +165,10 @@ def failures(brief: str) -> Iterator[None]:
         raise Failure(
             brief, "it exists already, and nothing is ever replaced", "use another name, or remove it first"
         ) from error
-    except NotADirectoryError as error:
-        raise Failure(brief, f"{_name(error)}: a part of the path is not a directory") from error
     except OSError as error:
-        full = error.errno == errno.ENOTEMPTY
-        hint = "an overlay begins as an empty directory; use another name" if full else ""
-        raise from_oserror(brief, error, hint) from error
+        if error.errno == errno.ENOTEMPTY:
+            raise from_oserror(brief, error, "an overlay begins as an empty directory; use another name") from error
+        raise word(brief, error) from error
     except ValueError as error:
         raise Failure(brief, str(error), exit_code=2) from error
     except Exception as error:
@@ -179,7 +177,3 @@ def failures(brief: str) -> Iterator[None]:
         if not isinstance(error, ToolError):
             raise
         raise Failure(brief, f"{error.program}: {error.said}") from error
-
-
-def _name(error: OSError) -> str:
-    return os.fsdecode(error.filename or "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.failure import Failure
+from overlay.failure import Failure, of_path
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.names import escape
 from sifkit.cli.overlay_mend import wording
@@ -47,6 +47,21 @@ def converting(brief: str) -> Iterator[Losses]:
         CONSOLE.warning(f"not kept: {what}: {some}{more}")
 
 
+def directory_for(path: str, brief: str) -> str:
+    """The directory in which ``path`` is to be made anew; an error, before anything is read, where it cannot be."""
+    from overlay import newfile
+
+    directory = newfile.split(path)[0]
+    try:
+        newfile.refuse_existing(path)
+        os.stat(directory)
+    except FileExistsError:  # `wording` has words for it
+        raise
+    except OSError as error:
+        raise of_path(brief, error) from None
+    return directory
+
+
 def kind_of(path: str, to: str | None) -> str:
     """What is to be made; a usage error where the name does not tell."""
     from sifkit.image import convert as library
@@ -79,15 +94,15 @@ def convert(source: str, destination: str, to: str | None, compress: str, size: 
     SOURCE is a TARGET, or a tar archive as the layers of OCI images are, also compressed. What NEW cannot hold is
     listed. Nothing that exists is replaced.
     """
-    from overlay import newfile
     from sifkit.cli.progress import task
     from sifkit.image import convert as library
 
     kind = kind_of(destination, to)
     destination = destination.rstrip("/")
-    with converting(f"cannot convert {source} to {destination}") as losses:
-        newfile.refuse_existing(destination)
-        with task(f"Converting {source}"), library.layer(source, newfile.split(destination)[0]) as tree:
+    brief = f"cannot convert {source} to {destination}"
+    with converting(brief) as losses:
+        scratch = directory_for(destination, brief)
+        with task(f"Converting {source}"), library.layer(source, scratch) as tree:
             library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))
 
 
@@ -117,7 +132,6 @@ def export(target: str) -> None:
 @click.argument("destination", metavar="NEW", type=click.Path())
 def import_(destination: str, to: str | None, compress: str, size: str | None) -> None:
     """Make the overlay NEW of a tar archive, a layer of an OCI image, on standard input; it may be compressed."""
-    from overlay import newfile
     from sifkit.cli.progress import task
     from sifkit.image import convert as library
 
@@ -125,8 +139,8 @@ def import_(destination: str, to: str | None, compress: str, size: str | None) -
         raise click.UsageError("standard input is a terminal; give it a tar archive")
     kind = kind_of(destination, to)
     destination = destination.rstrip("/")
-    with converting(f"cannot import {destination}") as losses:
-        newfile.refuse_existing(destination)
-        scratch = newfile.split(destination)[0]
+    brief = f"cannot import {destination}"
+    with converting(brief) as losses:
+        scratch = directory_for(destination, brief)
         with task(f"Importing {destination}"), library.archive(os.fdopen(0, "rb", closefd=False), scratch) as tree:
             library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))

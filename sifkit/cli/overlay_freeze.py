@@ -10,7 +10,7 @@ import click
 
 from overlay.failure import Failure
 from sifkit.cli.console import CONSOLE
-from sifkit.cli.overlay_convert import COMPRESS, converting
+from sifkit.cli.overlay_convert import COMPRESS, converting, directory_for
 
 _KINDS = ("SIF", "squashfs", "directory", "tar")
 
@@ -38,13 +38,14 @@ def freeze(target: str, output: str, compress: str, reproducible: bool, base: st
     from sifkit.image import freeze as freezing
     from sifkit.sif.sniff import is_sif
 
+    brief = f"cannot freeze {target}"
     with contextlib.ExitStack() as stack:
-        losses = stack.enter_context(converting(f"cannot freeze {target}"))
+        losses = stack.enter_context(converting(brief))
         if not (os.path.isfile(output) and os.access(output, os.R_OK) and is_sif(output)):
             if output.lower().endswith(".sif"):
                 raise Failure(f"cannot freeze into {output}", "there is no such SIF image",
                               f"sifkit sif new {output} makes an empty one")  # fmt: skip
-            newfile.refuse_existing(output)
+            directory_for(output, brief)
         scratch = newfile.split(output)[0]
         tree = stack.enter_context(library.layer(target, scratch))
         under = freezing.base_of(target, base)
@@ -75,7 +76,6 @@ def commit(target: str, base: str, output: str, to: str | None, compress: str, k
 
     Both stay as they are. A SIF image keeps the definition and labels of IMAGE, and tells what it was made of.
     """
-    from overlay import newfile
     from overlay.size import format_size
     from sifkit.cli.progress import task
     from sifkit.image import commit as library
@@ -84,14 +84,15 @@ def commit(target: str, base: str, output: str, to: str | None, compress: str, k
 
     kind = _kind(output, to)
     output = output.rstrip("/")
-    with converting(f"cannot commit {target} to {output}") as losses:
-        newfile.refuse_existing(output)
+    brief = f"cannot commit {target} to {output}"
+    with converting(brief) as losses:
+        scratch = directory_for(output, brief)
         library.require_other(output, base)
         changes = None if convert.is_tar(target) else targets.resolve(target)
         with (
             task(f"Committing {target}"),
             library.opened(base, changes) as under,
-            convert.layer(target, newfile.split(output)[0]) as layer,
+            convert.layer(target, scratch) as layer,
         ):
             wish = library.Wish(output, kind, compress, keep_owners, ["sifkit", *sys.argv[1:]])
             made = library.commit(under, layer, target, wish, losses)

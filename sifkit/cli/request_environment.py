@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, of_path
 from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.usage import UsageError
@@ -79,7 +79,7 @@ def _of_file(path: str, evaluate: bool, host: Mapping[str, str]) -> list[Assignm
             text = file.read()
         pairs = env_file.parse(text, host) if evaluate else env_file.plain(text)
     except OSError as error:
-        raise from_oserror(f"--env-file {path}", error) from None
+        raise of_path(f"--env-file {path}", error) from None
     except ValueError as error:
         raise Failure(f"--env-file {path}", str(error), "a line is NAME=VALUE, as sh reads it") from None
     return [Assignment(name, value, True) for name, value in pairs]

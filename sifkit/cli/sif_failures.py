@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.failure import OURS, Failure, from_oserror
+from overlay.failure import OURS, Failure, of_path
 from overlay.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ class failures:
         if isinstance(error, EOFError):
             raise Failure(self._brief, str(error), "the image changed meanwhile; run again") from error
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that one has a status: 141
-            raise from_oserror(self._brief, error) from error
+            raise of_path(self._brief, error) from error

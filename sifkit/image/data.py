@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from overlay import probe
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, of_path
 from overlay.section import Section
 from overlay.stack.layer import ExtImage, ExtOverlay, SquashImage
 
@@ -22,7 +22,7 @@ def layer(path: str, number: int, readonly: bool, text: str) -> SquashImage | Ex
         elif number and not found.problem:
             raise Failure(text, f"{path} is a {found.kind}: only SIF images have objects with numbers")
     except OSError as error:
-        raise from_oserror(f"{text}: cannot open {path}", error) from None
+        raise of_path(f"{text}: cannot open {path}", error) from None
     if found.problem or not (found.is_ext or found.kind is probe.Kind.SQUASHFS):
         hint = "leave out image-src= and id=" if found.kind is probe.Kind.DIRECTORY else ""
         raise Failure(text, found.problem or f"{path} is a {found.kind}, not an image", hint)

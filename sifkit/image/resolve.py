@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, last_directory, of_path
 from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Directory, Lower, SquashImage
 
@@ -49,9 +49,9 @@ def _file(reference: str, path: str) -> Image:
             from sifkit.image import uri
 
             uri.refuse(reference)
-        raise Failure(f"no image {reference}", "there is no such file or directory", _near(path)) from None
+        raise Failure(f"no image {reference}", "there is no such file or directory", last_directory(path)) from None
     except OSError as error:
-        raise from_oserror(f"cannot open the image {reference}", error) from None
+        raise of_path(f"cannot open the image {reference}", error) from None
     if found.problem:
         raise Failure(f"cannot run {reference}", found.problem)
     if found.kind is probe.Kind.SQUASHFS:
@@ -72,12 +72,3 @@ def _directory(reference: str, path: str) -> Directory:
     if not os.access(path, os.R_OK | os.X_OK):
         raise Failure(f"cannot open the image {reference}", "you may not read this directory")
     return Directory(os.path.realpath(path))
-
-
-def _near(path: str) -> str:
-    parent = os.path.dirname(path)
-    while parent != "/" and not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
-    if parent.startswith("/cvmfs") or path.startswith("/cvmfs"):
-        return "check that the CVMFS repository is mounted: ls " + "/".join(path.split("/")[:3])
-    return f"{parent} is the last directory of that path that exists"

@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from overlay import probe
-from overlay.failure import Failure, from_oserror
+from overlay.failure import Failure, of_path
 from overlay.probe import Kind, Probe
 from overlay.section import Section
 
@@ -108,7 +108,7 @@ def look(text: str) -> Target:
     except FileNotFoundError:
         raise Failure(f"no overlay {text}", f"there is no {path}", f"sifkit overlay create {text} makes one") from None
     except OSError as error:
-        raise from_oserror(f"cannot open {text}", error) from None
+        raise of_path(f"cannot open {text}", error) from None
     if found.kind is Kind.SIF:
         return _in_sif(text, path, number)
     if number:
@@ -133,7 +133,7 @@ def _in_sif(text: str, path: str, number: int) -> Target:
     except sif.SifError as error:
         raise Failure(f"cannot use {text}", str(error), f"sifkit sif check {path} tells more") from None
     except OSError as error:
-        raise from_oserror(f"cannot open {text}", error) from None
+        raise of_path(f"cannot open {text}", error) from None
     return Target(text, path, found, chosen.id, overlays, chosen.group_id)
 
 
@@ -187,7 +187,7 @@ def base(reference: str) -> Tree:
             number = _primary(path)
         target = _in_sif(reference, path, number) if number else Target(reference, path, found)
     except OSError as error:
-        raise from_oserror(f"cannot open the image {reference}", error) from None
+        raise of_path(f"cannot open the image {reference}", error) from None
     if target.found.problem:
         raise Failure(f"cannot use the image {reference}", target.found.problem)
     from sifkit.image.base_directory import BaseDirectory
@@ -226,7 +226,7 @@ def _opened(target: Target, text: str, *, upper: bool, of_directory: type[Direct
         if target.is_ext:
             return ExtTree(target.section, inside=b"/upper" if upper else b"")
     except OSError as error:
-        raise from_oserror(f"cannot open {text}", error) from None
+        raise of_path(f"cannot open {text}", error) from None
     except ValueError as error:  # ExtError, SquashError
         raise Failure(f"cannot read {text}", f"it is damaged: {error}", _hint(target)) from None
     raise Failure(f"cannot use {text}", f"it is a {target.kind} file")

@@ -210,6 +210,18 @@ def test_refusals(sifkit: Program, changes: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o.sqfs").exists()
 
 
+def test_a_new_name_in_a_directory_that_is_not_there(sifkit: Program, changes: Path, tmp_path: Path) -> None:
+    new, source = f"{tmp_path}/no/new.sqfs", str(changes)
+    commands = {
+        "convert": [source, new], "import": [new], "freeze": [source, "-o", new],
+        "commit": ["--base", str(tmp_path), source, "-o", new],
+    }  # fmt: skip
+    for verb, words in commands.items():
+        done = sifkit("overlay", verb, *words)
+        assert done.returncode == 255
+        assert f"try: {tmp_path} is the last directory of that path that exists" in done.stderr, done.stderr
+
+
 def test_one_in_use_for_writing_is_refused(sifkit: Program, changes: Path, tmp_path: Path) -> None:
     from overlay.locks import lock
 

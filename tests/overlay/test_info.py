@@ -129,9 +129,12 @@ def test_failures_say_what_and_why(tmp_path: Path) -> None:
     (tmp_path / "a.img").write_text("x")
     assert refused("create", str(tmp_path / "a.img")).cause.startswith("it exists already")
     assert refused("create", "--create-dir", "../x", str(tmp_path / "b.img")).exit_code == 2
-    assert "No such file" in str(refused("create", str(tmp_path / "no/b.img")))
+    for path in ("no/b.img", "no/b/"):
+        failure = refused("create", f"{tmp_path}/{path}")
+        assert (failure.cause, failure.hint.split()[0]) == ("No such file or directory", str(tmp_path))
     assert "inodes alone take 2.3 TiB" in str(refused("create", "--inodes", "9999999999", str(tmp_path / "b.img")))
-    assert "not a directory" in str(refused("create", str(tmp_path / "a.img/b.img")))
+    for path in ("a.img/b.img", "a.img/b/"):
+        assert refused("create", f"{tmp_path}/{path}").cause == f"{tmp_path}/a.img is a file, not a directory"
     assert "not empty" in str(refused("create", str(tmp_path)))
     assert refused("info", str(tmp_path / "no")).exit_code == 255
     assert [p.name for p in tmp_path.iterdir()] == ["a.img"]

@@ -246,7 +246,8 @@ def test_names_cannot_write_to_the_terminal(image: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["list"], ["header"], ["check"], ["compact"], ["info", "1"], ["del", "1"]])
 def test_missing_and_foreign_files(tmp_path: Path, arguments: list[str]) -> None:
-    assert "No such file" in failure(*arguments, tmp_path / "missing").cause
+    missing = failure(*arguments, tmp_path / "missing")
+    assert "No such file" in missing.cause and missing.hint.startswith(f"{tmp_path} is the last directory")
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"#!/bin/sh\n" * 100)
     if arguments != ["check"]:
