@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.failure import USAGE, Failure, from_oserror
+from overlay.failure import USAGE, Failure, of_path
 from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Arranged, Directory, ExtImage, ExtOverlay, Lower, Overlay, SquashImage, Tmpfs, Writable
 
@@ -119,12 +119,13 @@ def _image(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Take
     from overlay import probe  # only for images: a directory must not pay for it
 
     try:
+        os.stat(spec.source)  # as it is written: abspath takes a / off the end, and with it a file is none
         found = probe.classify(os.path.abspath(spec.source))
     except FileNotFoundError:
         hint = _to_make(spec.source)
         raise Failure(f"no overlay {spec.source}", "there is no such file or directory", hint) from None
     except OSError as error:
-        raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
+        raise of_path(f"cannot use the overlay {spec.source}", error) from None
     if found.problem:
         raise Failure(f"cannot use the overlay {spec.source}", found.problem)
     if found.kind is probe.Kind.SQUASHFS:
@@ -172,7 +173,7 @@ def _directory(spec: LayerSpec) -> _Taken:
     try:
         names = set(os.listdir(path))
     except OSError as error:
-        raise from_oserror(f"cannot use the overlay {spec.source}", error) from None
+        raise of_path(f"cannot use the overlay {spec.source}", error) from None
     if "upper" in names and not os.path.isdir(upper):
         raise Failure(f"cannot use the overlay {spec.source}", f"{upper} is not a directory")
     if spec.mode == "ro":

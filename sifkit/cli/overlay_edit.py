@@ -53,7 +53,7 @@ def cp(source: str, destination: str, recursive: bool, base: str | None) -> int:
     sides = [(text, None) if os.path.lexists(text) else targets.split(text) for text in (source, destination)]
     for text, inside in sides:
         if inside is None and ":/" in text and not os.path.lexists(os.path.dirname(text) or "."):
-            raise Failure(f"cannot copy {source} to {destination}", f"there is no {text.rpartition(':/')[0]}")
+            targets.look(text.rpartition(":/")[0])  # it is not there, and this raises what there is to say about it
     if all(inside is None for _, inside in sides):
         raise click.UsageError("neither SRC nor DST is in an overlay: write TARGET:/path for the one that is")
     brief = f"cannot copy {source} to {destination}"

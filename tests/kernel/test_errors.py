@@ -69,6 +69,16 @@ def test_overlays_that_cannot_be_used(sifkit: Program, rootfs: Path, tmp_path: P
     refused(sifkit("exec", "--overlay", "/dev/null", image, "true"), "character device")
 
 
+def test_a_slash_behind_the_name_of_a_file(sifkit: Program, rootfs: Path, awkward_ext3: Path) -> None:
+    """It says that a directory is meant. Taken for the file, what is wrong would seem to be its mode."""
+    words = (f"{awkward_ext3} is a file, not a directory", "try: leave out the / at its end")
+    for mode in ("", ":ro", ":rw"):
+        refused(sifkit("exec", "--overlay", f"{awkward_ext3}/{mode}", str(rootfs), "true"), *words)
+    for verb in (["info"], ["check"], ["ls"], ["resize", "--size", "1G"]):
+        refused(sifkit("overlay", *verb, f"{awkward_ext3}/"), *words)
+    refused(sifkit("overlay", "cp", f"{awkward_ext3}/:/file", "."), *words)
+
+
 def test_binds_that_cannot_be_made(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
     image = str(rootfs)
     refused(sifkit("exec", "--bind", f"{tmp_path}:relative", image, "true"), "absolute path")
