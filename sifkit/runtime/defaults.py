@@ -30,7 +30,8 @@ def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[St
     mounts = request.mounts
     # A home below /tmp comes after it, which would cover it, and one above /var/tmp before.
     own = sorted([*_temporary(mounts), *_home(mounts, who.home)], key=_depth)
-    done = [*_system(mounts, request.namespaces), *own, *_scratch(mounts)]
+    scratch = _scratch(mounts)
+    done = [*_system(mounts, request.namespaces), *own, *scratch]
     if accounts:
         kept = request.namespaces.fakeroot
         done += [Account(path, who, kept=kept) for path in ("/etc/passwd", "/etc/group")]
@@ -42,7 +43,7 @@ def steps(who: Identity, cwd: str, request: Request, accounts: bool) -> tuple[St
     done += sorted(mounts.binds, key=_depth)
     if not mounts.contain and "cwd" not in mounts.without:
         done += _working_directory(cwd, done)
-    return tuple(_with_points(done) if mounts.binds or mounts.scratch else done)
+    return tuple(_with_points(done, (*scratch, *mounts.binds)))
 
 
 def _system(mounts: Mounts, own: Namespaces) -> list[Step]:
@@ -126,10 +127,15 @@ def _working_directory(cwd: str, before: list[Step]) -> list[Step]:
     return [] if covered else [Bind(cwd, cwd, optional=True)]
 
 
-def _with_points(done: list[Step]) -> list[Step]:
-    """Every mount point that lies in a bind is made there, of the host, as Apptainer does: nothing else could be."""
+def _with_points(done: list[Step], asked: tuple[Step, ...]) -> list[Step]:
+    """The mount points of ``asked`` that lie in a bind are made there, on the host, as Apptainer does: where else?
+
+    Not that of a home: whoever misspells ``--home`` would find a directory of that name on the host.
+    """
     points: dict[int, list[tuple[str, bool]]] = {}
     for number, step in enumerate(done):
+        if step not in asked:
+            continue
         around = [at for at in range(number) if _inside(step.destination, done[at].destination)]
         outer = done[around[-1]] if around else None
         if isinstance(outer, Bind) and not outer.devices and outer.destination != step.destination:

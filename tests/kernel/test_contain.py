@@ -59,8 +59,9 @@ def test_a_home_of_ones_own(sifkit: Program, rootfs: Path, home: Path, tmp_path:
 def test_a_home_that_is_nowhere_is_empty(sifkit: Program, rootfs: Path, home: Path) -> None:
     said = sifkit.ok("exec", "--home", "/not/here", str(rootfs), "sh", "-c", "cd && pwd && ls -A && touch new")
     assert said == "/not/here\n"
-    done = sifkit("exec", "--home", f"{home}/none", str(rootfs), "true")  # nothing is made on the host
-    assert done.returncode == 255 and f"{home}/none" in done.stderr and not (home / "none").exists()
+    for more in ((), ("-B", "/etc:/new"), ("-B", str(home)), ("-S", "/new")):  # nothing is made for it on the host
+        done = sifkit("exec", "--home", f"{home}/none", *more, str(rootfs), "true")
+        assert done.returncode == 255 and f"{home}/none" in done.stderr and not (home / "none").exists(), more
     done = sifkit("exec", "--home", f"{home}/none:/x", str(rootfs), "true")
     assert done.returncode == 255 and f"{home}/none" in done.stderr
     assert sifkit("exec", "--home", f"{home}:x", str(rootfs), "true").returncode == 2
