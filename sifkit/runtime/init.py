@@ -153,7 +153,8 @@ def _one_signal(child: int, stopped: bool, seconds: float) -> int:
     if info is None:
         return 0
     # What the terminal sends reaches the payload by itself: it is in the same process group. So, mostly, does
-    # the shell's SIGCONT; one more behind it could undo the next Ctrl-Z.
+    # the shell's SIGCONT; one more behind it could undo the next Ctrl-Z. It still can, within milliseconds: dropping
+    # what waits here when the payload stops would also drop a SIGCONT for the monitor alone, which looks the same.
     known = info.si_code == children.FROM_TERMINAL or (info.si_signo == signal.SIGCONT and not stopped)
     if child and info.si_signo in FORWARDED and not known:
         with contextlib.suppress(ProcessLookupError):

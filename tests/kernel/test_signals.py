@@ -149,6 +149,23 @@ def test_a_payload_stopped_and_continued_alone_still_reports_its_end(start: Star
     assert running.end() == 143
 
 
+def test_continuing_the_monitor_continues_the_payload(start: Start, rootfs: Path) -> None:
+    """By whatever it was stopped, and though it was continued without the monitor before."""
+    running = start("exec", str(rootfs), "sleep", "1000")
+    sleeping, monitor = running.named("sleep"), running.pid
+    for stopping in ([sleeping], [sleeping, running.init(), monitor], [monitor, running.init(), sleeping]):
+        for continuing in (sleeping, monitor):
+            for pid in stopping:
+                os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda: all(status(pid)["State"].startswith("T") for pid in (sleeping, monitor)), "all to stop")
+            if continuing == sleeping:  # init, where it is stopped, tells nobody of it
+                os.kill(running.init(), signal.SIGCONT)
+            os.kill(continuing, signal.SIGCONT)
+            wait_for(lambda: all(status(pid)["State"].startswith("S") for pid in (sleeping, monitor)), "all to go on")
+    os.kill(sleeping, signal.SIGTERM)
+    assert running.end() == 143
+
+
 def test_every_process_of_a_run_is_below_the_monitor(start: Start, rootfs: Path) -> None:
     running = start("exec", str(rootfs), "sleep", "1000")
     sleeping = running.named("sleep")
