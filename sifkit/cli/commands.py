@@ -7,7 +7,7 @@ import gc
 import click
 
 from sifkit import __version__
-from sifkit.cli.console import CONSOLE
+from sifkit.cli.console import CONSOLE, undo_when_ended
 from sifkit.cli.lazy import LazyGroup, Table
 from sifkit.cli.options import verbosity
 
@@ -36,13 +36,14 @@ TABLE: Table = {
 
 
 class Commands(LazyGroup):
-    """The commands of `TABLE`; all but those that run something collect garbage again."""
+    """The commands of `TABLE`; all but those that run something collect garbage again, and undo what they began."""
 
     table = TABLE
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if self.module_of(cmd_name) not in (None, "exec_cmd"):
             gc.enable()
+            undo_when_ended()
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(

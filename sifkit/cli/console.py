@@ -71,6 +71,28 @@ class writing:
             raise from_oserror("cannot write standard output", error) from error
 
 
+class Ended(BaseException):
+    """SIGTERM or SIGHUP came: raised where the command is, so that what it has begun is undone, as on Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.status = 128 + number
+
+
+def undo_when_ended() -> None:
+    """Have SIGTERM and SIGHUP raise `Ended`, but where they are ignored (nohup). Not for what forks servers."""
+    import signal
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+
+    def ended(number: int, frame: object) -> None:
+        for each in numbers:  # they come in pairs, from systemd and from terminals; one is enough
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
+
+    for number in numbers:
+        signal.signal(number, ended)
+
+
 def end(code: int) -> None:
     """Leave at once with ``code``; nothing of ours needs the interpreter's slow way out."""
     try:
@@ -85,4 +107,4 @@ def end(code: int) -> None:
     os._exit(code)
 
 
-__all__ = ["CONSOLE", "Console", "Failure", "end", "writing"]
+__all__ = ["CONSOLE", "Console", "Ended", "Failure", "end", "undo_when_ended", "writing"]

@@ -11,7 +11,7 @@ gc.disable()
 
 from overlay.failure import OURS, Failure, defect, from_oserror  # noqa: E402
 from sifkit.cli import start  # noqa: E402
-from sifkit.cli.console import CONSOLE, DEBUG, end  # noqa: E402
+from sifkit.cli.console import CONSOLE, DEBUG, Ended, end  # noqa: E402
 from sifkit.cli.usage import UsageError  # noqa: E402
 
 
@@ -28,6 +28,8 @@ def main() -> None:
         code = failure.exit_code
     except KeyboardInterrupt:
         code = 130
+    except Ended as ended:
+        code = ended.status
     except BrokenPipeError:
         code = 141
     except Exception as error:

@@ -49,8 +49,9 @@ def parse(argv: list[str]) -> Asked | None:
 def carry_out(asked: Asked) -> int:
     """Do it; the exit status. Raises `Failure`, `UsageError`."""
     if asked.verb in _SHOWN:
-        from sifkit.cli import sif_see
+        from sifkit.cli import console, sif_see
 
+        console.undo_when_ended()
         return sif_see.carry_out(asked.verb, asked.given)
     from sifkit.cli import carry_out
 
