@@ -6,6 +6,7 @@ Without click, which takes longer than all that they do (`sifkit.cli.start`).
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from overlay.failure import Failure
@@ -112,7 +113,8 @@ def dump(number: int, file: str, output: str | None = None, force: bool = False)
 def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> None:
     from sifkit.sif import transfer
 
-    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (0 if force else os.O_EXCL)
+    new = not force and not _is_stream(output)
+    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (os.O_EXCL if new else 0)
     try:
         target = os.open(output, how, 0o666)
     except FileExistsError:
@@ -124,10 +126,22 @@ def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> N
             raise Failure(f"{output} is the image itself", "an object cannot replace it")
         if os.fstat(target).st_size:
             os.ftruncate(target, 0)  # also makes ext4 write it all out on close, so not for a new file
-        transfer.copy(source, offset, target, 0, size)
+        if stat.S_ISREG(os.fstat(target).st_mode):
+            transfer.copy(source, offset, target, 0, size)
+        else:
+            transfer.pour(source, offset, size, target)
     except BaseException:
-        if not force:
+        if new:
             os.unlink(output)
         raise
     finally:
         os.close(target)
+
+
+def _is_stream(path: str) -> bool:
+    """Whether a pipe or a character device is there, of which writing destroys nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing is there, or opening it tells what is wrong
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)

@@ -191,6 +191,16 @@ def test_dump(image: str, tmp_path: Path, run: Run) -> None:
     assert Path(image).read_bytes() == before
 
 
+def test_dump_into_a_pipe_needs_no_force(image: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert call("dump", 1, image, "-o", pipe).exit_code == 0
+        assert reader.communicate(timeout=60)[0] == b"bootstrap: scratch\n"
+    full = failure("dump", 1, image, "-o", "/dev/full")
+    assert (full.cause, os.path.exists("/dev/full")) == ("No space left on device", True)
+
+
 def test_dump_never_to_a_terminal(image: str) -> None:
     controller, terminal = pty.openpty()
     name = os.ttyname(terminal)
