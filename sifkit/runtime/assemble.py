@@ -160,12 +160,7 @@ def _mount(
     decision = chosen.decision
     root, files = f"{SCRATCH}/root", f"{SCRATCH}/files"
     if decision.driver == "bind":
-        attributes = linux.MOUNT_ATTR_NODEV | (0 if plan.ids else linux.MOUNT_ATTR_NOSUID)
-        attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
-        try:
-            bindmount.bind(attached[0].path, root, attributes, recursive=False)
-        except OSError as error:
-            raise from_oserror(f"cannot mount {attached[0].path} as root", error) from None
+        _bind(plan, attached[0].path, root)
         return Assembled(root, files, servers, decision)
     layers = (plan.stack.base, *plan.stack.lowers)
     groups = _lowers(layers, attached, decision)
@@ -191,6 +186,21 @@ def _mount(
     server = mount.fuse_overlay(parts, root, f"{SCRATCH}/links", squash, at_once)
     mount.wait(server)
     return Assembled(root, files, (*servers, server), decision, opened.disk, tuple(lowers), len(groups[0]))
+
+
+def _bind(plan: Plan, base: str, root: str) -> None:
+    attributes = linux.MOUNT_ATTR_NODEV | (0 if plan.ids else linux.MOUNT_ATTR_NOSUID)
+    attributes |= 0 if plan.stack.in_place else linux.MOUNT_ATTR_RDONLY
+    try:
+        try:
+            bindmount.bind(base, root, attributes, recursive=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Mounts of the host in the base: the kernel does not let an ordinary user see what they cover.
+            bindmount.bind(base, root, attributes, recursive=True)
+    except OSError as error:
+        raise from_oserror(f"cannot mount {base} as root", error) from None
 
 
 def _instead(decision: driver.Decision, error: OSError, seen: Survey, notify: Notify) -> driver.Decision:

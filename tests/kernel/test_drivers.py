@@ -160,3 +160,9 @@ def test_root_reads_squashfs_with_its_owners(sifkit: Program, rootfs_squash: Pat
     done = sifkit("-d", "exec", str(rootfs_squash), "stat", "-c", "%u", "/bin/busybox", env=without(absent))
     assert done.stdout == "0\n", done.stderr
     assert ("squashfuse" if absent else "loop device") in done.stderr
+
+
+def test_a_base_in_which_the_host_has_mounts(sifkit: Program) -> None:
+    """The host's own root: in a user namespace the kernel binds it with what is mounted below, or not at all."""
+    script = "test -e /proc/self && ! touch /usr/sifkit-test 2>/dev/null && echo as it should be"
+    assert sifkit.ok("exec", "--userns", "/", "sh", "-c", script) == "as it should be\n"
