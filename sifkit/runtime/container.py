@@ -24,6 +24,8 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0, enlarge: Enlarge | N
     another file is grown, if that can be.
     """
     with ExitStack() as held:
+        # What we make is for every user of the container, whomever our caller shuts out. The payload has its umask.
+        held.callback(os.umask, os.umask(plan.umask & 0o022))
         plan = claim.claim(plan, wait_lock, held, notify, enlarge)
         status = _supervise(plan, notify, enlarge)
         claim.settle(plan, notify)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from images import Program, make_overlay_image, run
-from probes import needs, only_root, only_user
+from probes import IS_ROOT, needs, only_root, only_user
 from running import Start
 
 pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs")]
@@ -45,6 +45,19 @@ def test_other_users_are_there(sifkit: Program, rootfs: Path, overlay_dir: Path)
     assert rest == f"{os.getuid()}\n"
     again = sifkit.ok("exec", "-f", *overlay, str(rootfs), "sh", "-c", "stat -c %u /own; rm -r /private /own; echo ok")
     assert again == "0\nok\n"
+
+
+@needs(*() if IS_ROOT else ("subids",))
+@pytest.mark.parametrize("over", ["--overlay", "--writable-tmpfs"])
+def test_a_strict_umask_keeps_no_user_of_the_container_out(
+    sifkit: Program, rootfs: Path, tmp_path: Path, over: str
+) -> None:
+    (tmp_path / "new").mkdir()
+    options = ["--overlay", f"{tmp_path}/new"] if over == "--overlay" else [over]
+    options += ["--fakeroot", "--no-mount", "home,cwd", "--bind", f"{tmp_path}:/opt/a/b"]
+    script = "umask; cd /; su -s /bin/sh nobody -c 'umask; ls -d /opt/a/b; test -r /etc/resolv.conf && echo known'"
+    said = sifkit.ok("exec", *options, str(rootfs), "sh", "-c", script, umask=0o077)
+    assert said == "0077\n0077\n/opt/a/b\nknown\n"
 
 
 @only_user
