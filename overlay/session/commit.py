@@ -24,6 +24,7 @@ from overlay.session import marker as session_marker
 from overlay.session import room as session_room
 from overlay.session import state as session
 from overlay.session.pending import COMPLETE, clear_away
+from overlay.superblock import ExtError
 
 if TYPE_CHECKING:
     from overlay.session.room import Enlarge, Limit
@@ -100,6 +101,19 @@ def needs(one: Session, section: Section, *, force: bool) -> engine.Needs:
         if found:
             raise Conflict(found)
     return engine.needs(section, one.upper)
+
+
+def is_begun_on(one: Session, section: Section) -> bool:
+    """Whether ``section`` is in the file, and the file system, that ``one`` was begun on: what its run has locked.
+
+    Raises OSError.
+    """
+    if os.stat(section.path).st_ino != one.record.inode:
+        return False
+    try:
+        return session.identity(section).uuid == one.record.uuid
+    except ExtError:
+        return False
 
 
 def undo_place(image: str, one: Session) -> str:

@@ -108,8 +108,9 @@ def settle(plan: Plan, notify: Notify) -> None:
     if isinstance(upper, ExtOverlay):
         from overlay.stack import image
 
-        if full := image.ran_out(upper.section):
-            notify.warning(full)
+        with suppress(FileNotFoundError):  # removed meanwhile: nobody wants to know how full it is
+            if full := image.ran_out(upper.section):
+                notify.warning(full)
 
 
 def _clear_work(upper: ExtOverlay | Overlay) -> None:

@@ -75,7 +75,7 @@ def _commit(one: Pending, section: Section, staging: Staging, enlarge: Enlarge |
     except Failure as failure:
         notify.warning(str(failure))
         return section
-    notify.warning(f"{section.describe()}: changes of {one.whose}, which was killed, have been put into it")
+    notify.warning(f"{section.describe()}: changes of {one.whose}, left when it ended, have been put into it")
     return after
 
 

@@ -44,6 +44,23 @@ def commit(
     return done
 
 
+def commit_of_run(
+    one: Session, section: Section, below: Sequence[str] | None, space: Room, notify: Notify, brief: str,
+    remove: Callable[[str], None],
+) -> Done:  # fmt: skip
+    """`commit` by the run itself, which holds the lock of the file that it began on, and of no other."""
+    hint = f"sifkit session commit {one.record.name} --image FILE, with FILE the overlay that is meant"
+    try:
+        same = session_commit.is_begun_on(one, section)
+    except FileNotFoundError:
+        raise Failure(brief, f"{section.path} is not there any more", hint) from None
+    except OSError as error:
+        raise from_oserror(brief, error, hint) from None
+    if not same:
+        raise Failure(brief, f"{section.path} is another file now, which this run has not locked", hint)
+    return commit(one, section, below, space, notify, brief, remove=remove)
+
+
 @contextlib.contextmanager
 def _in_words(one: Session, brief: str) -> Iterator[None]:
     """Whatever keeps a commit of ``one`` from its end, as a `Failure` with the command that finishes the job."""

@@ -164,7 +164,7 @@ def _commit_and_exit(
             whiteout.normalise_directory(staged.session.upper)
         below = assembled.lowers[0 if staged.content.empty else assembled.topmost :]
         room = session_work.room(plan.staging, enlarge or session_room.enlarge_file)
-        done = session_work.commit(staged.session, staged.section, below, room, notify, brief, remove=remove_soon)
+        done = session_work.commit_of_run(staged.session, staged.section, below, room, notify, brief, remove_soon)
         contents.committed(done.section, staged.content)
         os._exit(0)
     except Failure as failure:

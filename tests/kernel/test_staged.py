@@ -177,7 +177,7 @@ def test_a_killed_run_is_put_in_by_the_next(start: Start, sifkit: Program, rootf
     assert sifkit.ok("exec", "--overlay", f"{image}:ro", str(rootfs), "cat", "/x", env=env()) == "x\n"
     done = sifkit("exec", "--overlay", image, str(rootfs), "cat", "/x", env=env())
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "x\n", 1), done.stderr
-    assert "which was killed, have been put into it" in done.stderr
+    assert "left when it ended, have been put into it" in done.stderr
     assert os.listdir(os.path.dirname(image)) == ["over.img"]
     assert sound(image)
 
