@@ -90,8 +90,8 @@ def run() -> int:
         return 130
     except click.ClickException as error:
         return _wrong(error)
-    except SystemExit:  # click's own end when standard output is a closed pipe, with the status of a finding
-        return 141
+    except SystemExit as ended:  # click's own: after a completion, and with 1 when standard output is a closed pipe
+        return 141 if ended.code == 1 else int(ended.code or 0)
 
 
 def _wrong(error: click.ClickException) -> int:
