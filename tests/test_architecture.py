@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
@@ -72,6 +73,20 @@ def test_imports_run_one_way(importer: str) -> None:
         and entry.imported.split(".")[0] in ("overlay", "sifkit")
         and not any(inside(entry.imported, name) for name in allowed)
     )
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """Neither when loaded, nor in a function, nor for a type: what two of them share has a module of its own."""
+    rooms = {source.name for source in modules() if not source.path.endswith("__init__.py")}
+    needs: dict[str, set[str]] = {name: set() for name in rooms}
+    for entry in imports():
+        there = entry.imported if entry.imported in rooms else entry.imported.rpartition(".")[0]
+        if entry.importer in rooms and there in rooms:
+            needs[entry.importer].add(there)
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_commands_load_sif_when_they_need_it() -> None:

@@ -12,6 +12,7 @@ import pytest
 SCRIPT = """
 import sys, threading, time
 from sifkit.cli import progress
+from sifkit.cli.console import CONSOLE
 progress.MOMENT = float(sys.argv[1])
 
 
@@ -20,7 +21,7 @@ def shows():
     return any(isinstance(thread, made) for thread in threading.enumerate())
 
 
-with progress.task("Working on it") as update:
+with CONSOLE.task("Working on it") as update:
     update(1)
     while progress.MOMENT < 1 and sys.stderr.isatty() and not shows():
         time.sleep(0.01)

@@ -9,7 +9,7 @@ import enum
 import os
 
 from overlay import e2fsprogs, superblock
-from overlay.manage import edit
+from overlay.manage import edit_log
 from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.section import Section
 
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 def needs_check(section: Section) -> bool:
     """Whether its last writer did not end properly, as the superblock or an undo log says. Raises OSError, ExtError."""
-    if edit.cut_off(section):
+    if edit_log.cut_off(section):
         return True
     fd = os.open(section.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -62,9 +62,9 @@ def check(section: Section, mend: bool, *, force: bool = False) -> Verdict:
     was left properly is believed unless ``force``. Raises Failure when e2fsck is missing; never for a verdict.
     """
     taken = _take_back(section) if mend else ()
-    taken_back = mend and edit.cut_off(section)
+    taken_back = mend and edit_log.cut_off(section)
     if taken_back:
-        edit.take_back(section)
+        edit_log.take_back(section)
     options = (["-p", "-f"] if force else ["-p"]) if mend else ["-fn"]
     recovery = mend and _needs_recovery(section)
     done = e2fsprogs.e2fsck(section, *options, write=mend)

@@ -1,8 +1,6 @@
 """An ext3 image edited in place by a command of ours: all of it happens, or nothing.
 
-The undo log lies beside the image under a name that follows from the image's, so whoever uses the image next with
-sifkit finds it: `overlay.manage.check` takes a cut-off edit back before it looks at anything else. The log's first file
-stands for all of them: as long as it is there the edit is not complete.
+`overlay.manage.check` takes a cut-off edit back, by its log, before it looks at anything else.
 """
 
 from __future__ import annotations
@@ -12,39 +10,13 @@ import os
 import stat
 from collections.abc import Iterator
 
-from overlay.e2fsprogs import FD_PREFIX
 from overlay.failure import Failure
+from overlay.manage import edit_log
 from overlay.records import TYPE_CHECKING
 from overlay.section import Section
 
 if TYPE_CHECKING:
     from overlay.extwrite.writer import Writer
-
-_LONGEST_BASE = 200
-
-
-def undo_place(section: Section) -> str:
-    """Where the undo log of an edit of this image lies; "" for a file without a name."""
-    if section.path.startswith(FD_PREFIX):
-        return ""
-    directory, base = os.path.split(os.path.realpath(section.path))
-    place = f"@{section.offset}" if section.offset else ""
-    return f"{directory}/.{base[:_LONGEST_BASE]}{place}.sifkit-edit"
-
-
-def cut_off(section: Section) -> bool:
-    """Whether an edit of this image was cut off, so that it may be neither the old nor the new one."""
-    undo = undo_place(section)
-    return bool(undo) and (os.path.lexists(undo) or os.path.lexists(f"{undo}.part"))
-
-
-def take_back(section: Section) -> None:
-    """Take a cut-off edit back. The caller holds the lock exclusively. Raises OSError, ToolError, `Failure`."""
-    from overlay.commit.rollback import rollback
-
-    undo = undo_place(section)
-    rollback(section, undo)
-    _clear(undo)
 
 
 def ready(section: Section, brief: str) -> list[str]:
@@ -73,10 +45,10 @@ def editing(section: Section, brief: str) -> Iterator[Writer]:
     from overlay.commit.rollback import rollback
     from overlay.extwrite.writer import Writer
 
-    undo = undo_place(section)
+    undo = edit_log.place(section)
     if not os.access(os.path.dirname(undo), os.W_OK | os.X_OK):
         raise Failure(brief, "its directory cannot be written, and the log that could take the change back lies there")
-    _clear(undo)
+    edit_log.clear(undo)
     try:
         with Writer(section, undo) as writer:
             yield writer
@@ -87,7 +59,7 @@ def editing(section: Section, brief: str) -> Iterator[Writer]:
     # From here on nothing is taken back.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(undo)
-    _clear(undo)
+    edit_log.clear(undo)
 
 
 def upper(writer: Writer, brief: str) -> int:
@@ -112,11 +84,3 @@ def upper(writer: Writer, brief: str) -> int:
             writer.root, name, Attributes(stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), now, now, now)
         )
     return number
-
-
-def _clear(undo: str) -> None:
-    """Remove what is left of a log whose first file is gone: the next one must not be continued by it."""
-    directory, base = os.path.split(undo)
-    for name in os.listdir(directory):
-        if name.startswith(f"{base}."):
-            os.unlink(f"{directory}/{name}")

@@ -10,7 +10,7 @@ from overlay import probe
 from overlay.extread.reader import ExtError, ExtReader
 from overlay.locks import lock
 from overlay.locks.holder import Holder
-from overlay.manage import edit
+from overlay.manage import edit_log
 from overlay.section import Section
 from overlay.session import pending as session_pending
 from overlay.size import KIB, format_size
@@ -51,7 +51,9 @@ def inspect(path: str, offset: int = 0, size: int | None = None) -> Info:
         state = describe_state(found.ext, bool(use))
         if not use:
             notes += session_pending.remarks(found.section)
-            state = "an edit of it was cut off; the next use takes it back" if edit.cut_off(found.section) else state
+            state = (
+                "an edit of it was cut off; the next use takes it back" if edit_log.cut_off(found.section) else state
+            )
         try:
             owner = _image_owner(found.section)
             notes += _warnings(found.ext, owner)

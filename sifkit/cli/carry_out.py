@@ -32,7 +32,7 @@ def carry_out(verb: str, given: Given) -> int:
     if given["fakeroot"]:
         from sifkit.runtime import fakeroot
 
-        if text := fakeroot.remark(made):
+        if text := fakeroot.remark(made.ids):
             CONSOLE.warning(text) if made.ids else CONSOLE.info(text)
     if given["dry_run"]:
         from sifkit.cli import show_plan

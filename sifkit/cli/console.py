@@ -43,9 +43,16 @@ class Console:
             self._print("debug: ", text)
 
     def task(self, text: str) -> AbstractContextManager[Callable[[int], None]]:
+        """Show ``text`` with a moving bar while the block runs on, on a terminal; elsewhere say it with -v.
+
+        What it yields shows a number beside it: how much has been done.
+        """
         from sifkit.cli import progress
 
-        return progress.task(text)
+        if self.level > QUIET and sys.stderr.isatty():
+            return progress.bar(text)
+        self.info(text)
+        return progress.unseen()
 
     def _print(self, kind: str, text: str, who: str = "sifkit: ") -> None:
         # One write: lines of several processes do not mix. Control characters of file names stay text.

@@ -94,7 +94,6 @@ def convert(source: str, destination: str, to: str | None, compress: str, size: 
     SOURCE is a TARGET, or a tar archive as the layers of OCI images are, also compressed. What NEW cannot hold is
     listed. Nothing that exists is replaced.
     """
-    from sifkit.cli.progress import task
     from sifkit.image import convert as library
 
     kind = kind_of(destination, to)
@@ -102,7 +101,7 @@ def convert(source: str, destination: str, to: str | None, compress: str, size: 
     brief = f"cannot convert {source} to {destination}"
     with converting(brief) as losses:
         scratch = directory_for(destination, brief)
-        with task(f"Converting {source}"), library.layer(source, scratch) as tree:
+        with CONSOLE.task(f"Converting {source}"), library.layer(source, scratch) as tree:
             library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))
 
 
@@ -112,7 +111,6 @@ def export(target: str) -> None:
     """Write the overlay TARGET to standard output as a tar archive, a layer as OCI images have it."""
     from overlay.tree.spelled import FILES, SpelledTree
     from overlay.tree.write_tar import write_tar
-    from sifkit.cli.progress import task
     from sifkit.image import convert as library
 
     if sys.stdout.isatty():
@@ -121,7 +119,7 @@ def export(target: str) -> None:
         losses = stack.enter_context(converting(f"cannot export {target}"))
         tree = stack.enter_context(library.layer(target, "."))
         stream = stack.enter_context(open(1, "wb", buffering=1 << 18, closefd=False))
-        stack.enter_context(task(f"Exporting {target}"))
+        stack.enter_context(CONSOLE.task(f"Exporting {target}"))
         write_tar(SpelledTree(tree, FILES), stream, losses)
 
 
@@ -132,7 +130,6 @@ def export(target: str) -> None:
 @click.argument("destination", metavar="NEW", type=click.Path())
 def import_(destination: str, to: str | None, compress: str, size: str | None) -> None:
     """Make the overlay NEW of a tar archive, a layer of an OCI image, on standard input; it may be compressed."""
-    from sifkit.cli.progress import task
     from sifkit.image import convert as library
 
     if sys.stdin.isatty():
@@ -142,5 +139,8 @@ def import_(destination: str, to: str | None, compress: str, size: str | None) -
     brief = f"cannot import {destination}"
     with converting(brief) as losses:
         scratch = directory_for(destination, brief)
-        with task(f"Importing {destination}"), library.archive(os.fdopen(0, "rb", closefd=False), scratch) as tree:
+        with (
+            CONSOLE.task(f"Importing {destination}"),
+            library.archive(os.fdopen(0, "rb", closefd=False), scratch) as tree,
+        ):
             library.write(tree, destination, kind, losses, compress=compress, size=bytes_of(size, kind))

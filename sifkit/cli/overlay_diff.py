@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifkit.cli import subids
+from sifkit.cli.console import CONSOLE
 from sifkit.cli.names import escape, write
 from sifkit.cli.overlay_see import NULL, complain, opened, reading
 
@@ -40,7 +41,6 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
     Without --base nobody can tell new from changed: all that is in the overlay is A.
     """
     from overlay.manage import delta
-    from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
     if null and (as_json or stat):
@@ -58,7 +58,7 @@ def diff(target: str, base: str | None, as_json: bool, null: bool, stat: bool) -
         found = delta.changes(layer, under, unreadable)
         if stat:
             totals = delta.Totals()
-            with task(f"Looking into {target}"):
+            with CONSOLE.task(f"Looking into {target}"):
                 for change in found:
                     totals.add(change)
             write(_stat_json(totals) if as_json else _stat(totals, under is not None))

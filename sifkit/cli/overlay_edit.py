@@ -47,7 +47,6 @@ def cp(source: str, destination: str, recursive: bool, base: str | None) -> int:
     Directories with all that is in them; owner, mode, times, attributes, holes and hard links are kept as far as
     you may. If DST is a directory, SRC gets its own name in it. What exists is replaced.
     """
-    from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
     sides = [(text, None) if os.path.lexists(text) else targets.split(text) for text in (source, destination)]
@@ -57,7 +56,7 @@ def cp(source: str, destination: str, recursive: bool, base: str | None) -> int:
     if all(inside is None for _, inside in sides):
         raise click.UsageError("neither SRC nor DST is in an overlay: write TARGET:/path for the one that is")
     brief = f"cannot copy {source} to {destination}"
-    with converting(brief) as losses, task(f"Copying {source}"), contextlib.ExitStack() as stack:
+    with converting(brief) as losses, CONSOLE.task(f"Copying {source}"), contextlib.ExitStack() as stack:
         report = _without_owners(losses)
         found = _source(*sides[0], stack)
         text, inside = sides[1]
@@ -216,11 +215,10 @@ def rm(target: str, paths: tuple[str, ...], recursive: bool) -> None:
     lost; a name that the overlay deletes comes back.
     """
     from overlay.manage import forget as library
-    from sifkit.cli.progress import task
     from sifkit.image import target as targets
 
     brief = f"cannot forget anything in {target}"
-    with wording(brief), task(f"Changing {target}"):
+    with wording(brief), CONSOLE.task(f"Changing {target}"):
         found = targets.resolve(target)
         require_writable(found, brief)
         with for_writing(found, brief):

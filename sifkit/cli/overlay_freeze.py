@@ -33,7 +33,6 @@ def freeze(target: str, output: str, compress: str, reproducible: bool, base: st
     from overlay import newfile
     from overlay.size import format_size
     from overlay.tree.spelled import DEVICES, SpelledTree
-    from sifkit.cli.progress import task
     from sifkit.image import convert as library
     from sifkit.image import freeze as freezing
     from sifkit.sif.sniff import is_sif
@@ -51,7 +50,7 @@ def freeze(target: str, output: str, compress: str, reproducible: bool, base: st
         under = freezing.base_of(target, base)
         if under is not None:
             stack.enter_context(under)
-        with task(f"Freezing {target}"):
+        with CONSOLE.task(f"Freezing {target}"):
             spelled = SpelledTree(tree, DEVICES, under)
             size = freezing.freeze(spelled, output, losses, compress=compress, reproducible=reproducible)
     if spelled.opaque and under is None and base != "none":
@@ -77,7 +76,6 @@ def commit(target: str, base: str, output: str, to: str | None, compress: str, k
     Both stay as they are. A SIF image keeps the definition and labels of IMAGE, and tells what it was made of.
     """
     from overlay.size import format_size
-    from sifkit.cli.progress import task
     from sifkit.image import commit as library
     from sifkit.image import convert
     from sifkit.image import target as targets
@@ -90,7 +88,7 @@ def commit(target: str, base: str, output: str, to: str | None, compress: str, k
         library.require_other(output, base)
         changes = None if convert.is_tar(target) else targets.resolve(target)
         with (
-            task(f"Committing {target}"),
+            CONSOLE.task(f"Committing {target}"),
             library.opened(base, changes) as under,
             convert.layer(target, scratch) as layer,
         ):

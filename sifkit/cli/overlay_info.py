@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from overlay.size import format_size
+from sifkit.cli.console import CONSOLE
 from sifkit.cli.overlay_cmd import failures
 
 if TYPE_CHECKING:
@@ -31,9 +32,8 @@ class _Found(NamedTuple):
 @click.argument("target")
 def info(target: str, as_json: bool) -> None:
     """Show what the overlay TARGET is: kind, size, how full, whose, in what state, in use by whom, what it holds."""
-    from sifkit.cli.progress import task
 
-    with failures(f"cannot look into {target}"), task(f"Looking into {target}"):
+    with failures(f"cannot look into {target}"), CONSOLE.task(f"Looking into {target}"):
         found = _look(target)
     if as_json:
         import json

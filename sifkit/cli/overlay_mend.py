@@ -9,6 +9,7 @@ import click
 
 from overlay.failure import Failure, from_oserror
 from overlay.size import MIB, format_size, parse_size
+from sifkit.cli.console import CONSOLE
 from sifkit.cli.overlay_cmd import failures
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def for_writing(target: Target, brief: str) -> Iterator[None]:
 
     from overlay.locks import lock
     from overlay.manage import edit
-    from sifkit.cli.console import CONSOLE
 
     with lock.acquire(place(target), exclusive=True):
         for text in [] if target.is_directory else edit.ready(target.section, brief):
@@ -89,7 +89,6 @@ def check(ctx: click.Context, target: str, fix: bool) -> None:
     Exit status 1 when something was found and is still there.
     """
     from overlay.locks import lock
-    from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 
     brief = f"cannot {'mend' if fix else 'check'} {target}"
@@ -100,7 +99,7 @@ def check(ctx: click.Context, target: str, fix: bool) -> None:
         if not found.is_directory and not found.is_ext:
             click.echo(f"{target}: its superblock is sound; nothing of a squashfs can wear out")
             return
-        with task(f"Checking {target}"), lock.acquire(place(found), exclusive=fix):
+        with CONSOLE.task(f"Checking {target}"), lock.acquire(place(found), exclusive=fix):
             sound = found.is_directory or _file_system(found, fix)
             left = _content(found, fix) if sound else []
     if not sound or left:
@@ -171,12 +170,11 @@ def resize(target: str, size: str | None, minimum: bool, inodes: int | None) -> 
 
     Interrupted at any moment, the old or the new overlay is there.
     """
-    from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 
     wish = _wish(size, minimum, inodes)
     brief = f"cannot resize {target}"
-    with wording(brief), task(f"Resizing {target}"):
+    with wording(brief), CONSOLE.task(f"Resizing {target}"):
         found = resolve(target)
         if found.is_directory:
             raise Failure(brief, "a directory overlay has no size of its own: it may fill its file system")
@@ -188,8 +186,6 @@ def resize(target: str, size: str | None, minimum: bool, inodes: int | None) -> 
         f"{after.inodes} inodes, {after.free_inodes} of them free"
     )
     if gap:
-        from sifkit.cli.console import CONSOLE
-
         CONSOLE.warning(f"the image keeps a gap: {gap}")
 
 
@@ -230,7 +226,6 @@ def _resize(found: Target, wish: Wish) -> tuple[Resized, str]:
 def chown(target: str, owner: str) -> None:
     """Give all changes in the overlay TARGET to one owner, without mounting it."""
     from overlay.manage import chown as library
-    from sifkit.cli.progress import task
     from sifkit.image.target import resolve
 
     try:
@@ -239,7 +234,7 @@ def chown(target: str, owner: str) -> None:
         raise click.UsageError(f"--to: {error}") from None
     uid, gid = _inside(owner, uid, gid)
     brief = f"cannot change the owner of {target}"
-    with wording(brief), task(f"Changing the owner of {target}"):
+    with wording(brief), CONSOLE.task(f"Changing the owner of {target}"):
         found = resolve(target)
         require_writable(found, brief)
         with for_writing(found, brief):

@@ -55,7 +55,7 @@ def opened(text: str, *, owners: bool = True) -> Iterator[tuple[Target, Tree]]:
 
 def _warn(found: Target) -> None:
     from overlay.locks import lock
-    from overlay.manage import edit
+    from overlay.manage import edit_log
     from overlay.session import pending as session_pending
 
     with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def _warn(found: Target) -> None:
             return
     for text in session_pending.remarks(found.section):
         CONSOLE.warning(text)
-    if edit.cut_off(found.section):
+    if edit_log.cut_off(found.section):
         CONSOLE.warning(f"{found.text}: an edit of it was cut off; sifkit overlay check --fix takes it back")
     elif found.found.ext is not None and found.found.ext.needs_recovery:
         CONSOLE.warning(f"{found.text} needs recovery: its journal holds newer writes, which are not shown")

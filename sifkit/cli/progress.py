@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from overlay.records import TYPE_CHECKING
-from sifkit.cli.console import CONSOLE, QUIET
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,15 +15,17 @@ MOMENT = 1.0  # seconds
 
 
 @contextlib.contextmanager
-def task(text: str) -> Iterator[Callable[[int], None]]:
-    """Show ``text`` with a moving bar while the block runs on, if standard error is a terminal; else say it with -v.
+def unseen() -> Iterator[Callable[[int], None]]:
+    """As `bar`, where nothing is to be seen of it."""
+    yield lambda done: None
+
+
+@contextlib.contextmanager
+def bar(text: str) -> Iterator[Callable[[int], None]]:
+    """Show ``text`` with a moving bar while the block runs on.
 
     What is yielded shows a number beside it: how much has been done.
     """
-    if CONSOLE.level <= QUIET or not sys.stderr.isatty():
-        CONSOLE.info(text)
-        yield lambda done: None
-        return
     shown: list[Progress] = []
     timer = threading.Timer(MOMENT, lambda: shown.append(_show(text)))
     timer.daemon = True

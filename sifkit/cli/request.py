@@ -8,7 +8,8 @@ from overlay.records import TYPE_CHECKING
 from sifkit.cli import config, request_layers
 from sifkit.cli.usage import UsageError
 from sifkit.image.resolve import resolve
-from sifkit.runtime.request import Mounts, Namespaces, Request, Variables
+from sifkit.runtime.environ import Variables
+from sifkit.runtime.request import Mounts, Namespaces, Request
 
 if TYPE_CHECKING:
     from sifkit.cli.spec import Given

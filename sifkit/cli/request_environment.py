@@ -10,8 +10,7 @@ from overlay.records import TYPE_CHECKING
 from sifkit.cli.console import CONSOLE
 from sifkit.cli.usage import UsageError
 from sifkit.runtime import environ
-from sifkit.runtime.environ import Assignment
-from sifkit.runtime.request import Variables
+from sifkit.runtime.environ import Assignment, Variables
 
 if TYPE_CHECKING:
     from sifkit.cli.spec import Given

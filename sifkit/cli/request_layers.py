@@ -52,10 +52,9 @@ def _base(found: Image, unsquash: bool, in_place: bool) -> Lower:
         return found.layer
     if not isinstance(found.layer, SquashImage):
         return found.layer
-    from sifkit.cli.progress import task
     from sifkit.image.unpack import unpacked
 
-    return unpacked(found.layer, task)
+    return unpacked(found.layer, CONSOLE.task)
 
 
 def _on_base(given: Given, settings: config.Config) -> OnBase:

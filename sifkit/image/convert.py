@@ -85,12 +85,12 @@ def require_whole(found: Target, brief: str) -> None:
     """
     if not found.is_ext:
         return
-    from overlay.manage import edit
+    from overlay.manage import edit_log
     from overlay.session import pending as session_pending
 
     session_pending.refuse(found.section, brief)
     mend = f"sifkit overlay check --fix {found.text}"
-    if edit.cut_off(found.section):
+    if edit_log.cut_off(found.section):
         raise Failure(brief, "an edit of it was cut off", mend)
     if found.found.ext is not None and found.found.ext.needs_recovery:
         raise Failure(brief, "its last writer was killed, and its journal holds newer writes", mend)

@@ -7,7 +7,8 @@ import os
 from overlay.records import NamedTuple
 from sifkit.runtime import identity, inroot
 from sifkit.runtime.identity import Identity
-from sifkit.runtime.steps import File, Root
+from sifkit.runtime.inroot import Root
+from sifkit.runtime.steps import File
 
 
 class Account(NamedTuple):

@@ -12,31 +12,14 @@ from overlay.stack import driver, mount
 from overlay.stack.attached import Attached, Owner
 from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
 from sifkit.runtime import bindmount, on_base, points, writable
+from sifkit.runtime.assembled import Assembled
 from sifkit.runtime.plan import Plan
 from sifkit.runtime.scratch import SCRATCH
 
 if TYPE_CHECKING:
     from overlay.stack import fuse
     from sifkit.runtime.notify import Notify
-    from sifkit.runtime.staged import Staged
     from sifkit.runtime.staged_look import Look
-
-
-class Assembled(NamedTuple):
-    """``root``: where the new root is mounted. ``files``: place for generated files. ``servers``: to be stopped.
-
-    ``lowers``: directories of all read-only layers, topmost first; the first ``topmost`` are of one layer.
-    ``staged``: the session that takes the writes of an ext3 overlay.
-    """
-
-    root: str
-    files: str
-    servers: tuple[fuse.Server, ...]
-    decision: driver.Decision
-    disk_scratch: str = ""
-    lowers: tuple[str, ...] = ()
-    topmost: int = 0
-    staged: Staged | None = None
 
 
 class Survey(NamedTuple):

@@ -1,4 +1,4 @@
-"""The processes below us: reaping them, finding them, ending them."""
+"""The processes below us: reaping them, finding them, ending them, and the signals that concern them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from collections.abc import Collection, Iterator
 from overlay.records import NamedTuple
 
 FROM_TERMINAL = 0x80  # SI_KERNEL, <asm-generic/siginfo.h>: Ctrl-C and the like, sent to a whole process group
+
+# What monitor and init wait for: `FORWARDED` is for the payload, `ENDING` of it ends one, and `ORPHANED` tells init
+# that the monitor is gone.
+ORPHANED = signal.SIGRTMIN + 7
+FORWARDED = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+    signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT,
+)  # fmt: skip
+WAITED = frozenset({*FORWARDED, signal.SIGCHLD, ORPHANED})
+ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 
 
 class _Process(NamedTuple):

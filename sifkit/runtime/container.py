@@ -37,7 +37,7 @@ def run(plan: Plan, notify: Notify, wait_lock: float = 0.0, enlarge: Enlarge | N
 def _supervise(plan: Plan, notify: Notify, enlarge: Enlarge | None) -> int:
     linux.become_subreaper()
     me = os.getpid()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, init.WAITED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, children.WAITED)
     try:
         child = os.fork()
         if child == 0:
@@ -53,8 +53,8 @@ def _watch(child: int, plan: Plan, notify: Notify) -> int:
             if pid != child or os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
                 continue
             return _init_killed(plan, status, notify) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        info = signal.sigwaitinfo(init.WAITED)
-        if info.si_signo in init.FORWARDED and not _knows(child, info):
+        info = signal.sigwaitinfo(children.WAITED)
+        if info.si_signo in children.FORWARDED and not _knows(child, info):
             os.kill(child, info.si_signo)
 
 
@@ -91,6 +91,6 @@ def dry_run(plan: Plan) -> driver.Decision:
 
     The host is probed in the namespaces of a run, which this process enters for good.
     """
-    scratch.enter(plan)
+    scratch.enter(plan.who, plan.privileged, plan.ids)
     seen = assemble.survey(plan, points.lacking(plan))
     return on_base.foresee(plan, seen.features, seen.situation)

@@ -11,8 +11,9 @@ from overlay import linux
 from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import ExtImage, ExtOverlay, SquashImage
 from sifkit.runtime import bindmount, inroot
+from sifkit.runtime.inroot import Root
 from sifkit.runtime.scratch import SCRATCH
-from sifkit.runtime.steps import Root, Target
+from sifkit.runtime.steps import Target
 
 if TYPE_CHECKING:
     from overlay.features import Features

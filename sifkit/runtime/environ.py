@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.records import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from sifkit.runtime.request import Variables
+from overlay.records import NamedTuple
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIBRARIES = "/.singularity.d/libs"
@@ -28,6 +25,17 @@ class Assignment(NamedTuple):
     name: str
     value: str
     evaluate: bool = False
+
+
+class Variables(NamedTuple):
+    """What was asked for. ``given``: a later one wins. ``clean``: nothing of the host's.
+
+    ``dropped``: variables of the host that do not go in.
+    """
+
+    given: tuple[Assignment, ...] = ()
+    clean: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 class Environment(NamedTuple):

@@ -9,7 +9,7 @@ from sifkit.runtime import identity
 
 if TYPE_CHECKING:
     from sifkit.runtime.identity import Identity
-    from sifkit.runtime.plan import Plan
+    from sifkit.runtime.idmap import IdMap
     from sifkit.runtime.request import Request
 
 
@@ -28,10 +28,10 @@ def of(request: Request, caller: Identity) -> tuple[Request, Identity]:
     return request._replace(mounts=request.mounts._replace(home=home)), who
 
 
-def remark(plan: Plan) -> str:
+def remark(ids: IdMap | None) -> str:
     """What the user is to know who asked for it; "" where all is well."""
-    if plan.ids is None:
+    if ids is None:
         return "--fakeroot: you are root already, and stay it"
     from sifkit.runtime import idmap
 
-    return idmap.remark(plan.ids)
+    return idmap.remark(ids)

@@ -18,6 +18,8 @@ from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
 from overlay.records import TYPE_CHECKING, NamedTuple
 from sifkit.runtime import assemble, children, linux, namespaces, payload, scratch
+from sifkit.runtime.assembled import Assembled
+from sifkit.runtime.children import ENDING, FORWARDED, ORPHANED, WAITED
 from sifkit.runtime.plan import Plan
 
 if TYPE_CHECKING:
@@ -27,13 +29,6 @@ if TYPE_CHECKING:
     from overlay.stack.fuse import Server
     from sifkit.runtime.notify import Notify
 
-ORPHANED = signal.SIGRTMIN + 7
-FORWARDED = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT,
-)  # fmt: skip
-WAITED = frozenset({*FORWARDED, signal.SIGCHLD, ORPHANED})
-ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 GRACE_SECONDS = 5.0
 LINGER_SECONDS = 0.2  # what ends by itself just behind the payload, like tee in `command > >(tee log)`
 
@@ -66,7 +61,7 @@ def main(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> N
 
 
 def _run(plan: Plan, notify: Notify, monitor: int, enlarge: Enlarge | None) -> int:
-    scratch.enter(plan)
+    scratch.enter(plan.who, plan.privileged, plan.ids)
     assembled = assemble.assemble(plan, notify)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     started = namespaces.start(plan.namespaces, partial(payload.become, plan, assembled, notify))
@@ -210,7 +205,7 @@ def _stop_at(point: str, serving: dict[int, Server], notify: Notify) -> None:
         _stop(serving.pop(server.pid), notify)
 
 
-def _take_down(assembled: assemble.Assembled, serving: dict[int, Server], notify: Notify) -> None:
+def _take_down(assembled: Assembled, serving: dict[int, Server], notify: Notify) -> None:
     """End the servers, the last started first. Mounts go with the namespace, which is faster than one by one."""
     if serving:
         from overlay.stack import fuse

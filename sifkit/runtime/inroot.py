@@ -14,8 +14,24 @@ from collections.abc import Collection
 
 from overlay import linux
 from overlay.features import without
+from overlay.records import NamedTuple
 
 _MOST_LINKS = 40  # MAXSYMLINKS of the kernel
+
+
+class Root(NamedTuple):
+    """The new root: ``top``, its host path, open at ``fd``. ``files``: host directory for generated files.
+
+    ``own``: devices on which mount points may be made; never in an image that is its own root, nor in directories of
+    the host, where `Bind.points` are all that is made.
+    ``skipped``: notes about optional steps left out.
+    """
+
+    top: str
+    fd: int
+    files: str
+    own: set[int]
+    skipped: list[str]
 
 
 def within(root: str, path: str) -> str:

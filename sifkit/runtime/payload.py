@@ -12,9 +12,10 @@ from overlay import linux as mounts
 from overlay.failure import Failure, defect, from_oserror
 from overlay.records import TYPE_CHECKING
 from sifkit.runtime import linux, program, sourcing
-from sifkit.runtime.assemble import Assembled
+from sifkit.runtime.assembled import Assembled
+from sifkit.runtime.inroot import Root
 from sifkit.runtime.plan import Plan
-from sifkit.runtime.steps import Root, apply_all
+from sifkit.runtime.steps import apply_all
 
 if TYPE_CHECKING:
     from typing import NoReturn

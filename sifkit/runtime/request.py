@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from overlay.records import TYPE_CHECKING, NamedTuple
 from overlay.stack.layer import Lower, Writable
-from sifkit.runtime.environ import Assignment
+from sifkit.runtime.environ import Variables
 from sifkit.runtime.steps import Bind
 
 if TYPE_CHECKING:
@@ -49,17 +49,6 @@ class Layers(NamedTuple):
     create_dirs: tuple[str, ...] = ()
     on_base: OnBase = OnBase()
     staging: Staging = Staging()
-
-
-class Variables(NamedTuple):
-    """The payload's environment. ``given``: a later one wins. ``clean``: nothing of the host's.
-
-    ``dropped``: variables of the host that do not go in.
-    """
-
-    given: tuple[Assignment, ...] = ()
-    clean: bool = False
-    dropped: tuple[str, ...] = ()
 
 
 class Home(NamedTuple):

@@ -14,16 +14,20 @@ import os
 
 from overlay import linux
 from overlay.failure import from_oserror
+from overlay.records import TYPE_CHECKING
 from sifkit.runtime import userns
-from sifkit.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from sifkit.runtime.identity import Identity
+    from sifkit.runtime.idmap import IdMap
 
 SCRATCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scratch")
 _BYTES = 64 << 20
 
 
-def enter(plan: Plan) -> None:
-    """Enter the namespaces and mount the empty tmpfs."""
-    userns.enter(plan.who.uid, plan.who.gid, plan.privileged, plan.ids)
+def enter(who: Identity, privileged: bool, ids: IdMap | None) -> None:
+    """Enter the namespaces of a run, as `userns.enter` does, and mount the empty tmpfs."""
+    userns.enter(who.uid, who.gid, privileged, ids)
     try:
         linux.mount("sifkit", SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0755,size={_BYTES}")
         for name in ("images", "points", "files", "root", "links", "probe"):

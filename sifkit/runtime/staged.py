@@ -10,14 +10,15 @@ import os
 import signal
 
 from overlay.failure import Failure, from_oserror
-from overlay.records import TYPE_CHECKING, NamedTuple
+from overlay.records import TYPE_CHECKING
 from overlay.session import index as session_index
 from overlay.session import marker as session_marker
 from overlay.session import state as session
 from overlay.stack import content as contents
-from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay, Stack
+from overlay.stack.layer import Directory, ExtImage, ExtOverlay, Lower, Overlay
 from overlay.superblock import ExtError
 from sifkit.runtime import children
+from sifkit.runtime.assembled import Assembled, Staged
 from sifkit.runtime.scratch import SCRATCH
 from sifkit.runtime.staged_look import SMALL_INODES
 
@@ -26,23 +27,12 @@ if TYPE_CHECKING:
 
     from overlay.section import Section
     from overlay.session.room import Enlarge
-    from overlay.session.state import Session
     from overlay.stack.content import Content
-    from sifkit.runtime.assemble import Assembled
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
     from sifkit.runtime.staged_look import Look
 
 _FEW = 500  # names that are removed before anybody notices
-
-
-class Staged(NamedTuple):
-    """An open session, the ``stack`` that stands for the plan's, and what the image held before."""
-
-    session: Session
-    section: Section
-    stack: Stack
-    content: Content
 
 
 def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> Staged:
@@ -137,15 +127,13 @@ def finish(
 
 def _wait(child: int, staged: Staged, notify: Notify) -> int:
     """The wait status of the commit. Whoever wants us to end is told what is going on, and it goes on."""
-    from sifkit.runtime.init import ENDING, WAITED
-
     said = False
     while True:
         for pid, state in children.reap():
             if pid == child and not (os.WIFSTOPPED(state) or os.WIFCONTINUED(state)):
                 return state
-        info = signal.sigwaitinfo(WAITED)
-        if info.si_signo in ENDING and not said:
+        info = signal.sigwaitinfo(children.WAITED)
+        if info.si_signo in children.ENDING and not said:
             said = True
             notify.warning(f"the changes are being written into {staged.section.describe()}: ending when that is done")
 

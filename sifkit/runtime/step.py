@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from sifkit.runtime.steps import Root
+    from sifkit.runtime.inroot import Root
 
 
 class Step(Protocol):

@@ -9,7 +9,7 @@ from sifkit.runtime import bindmount
 from sifkit.runtime.steps import Target
 
 if TYPE_CHECKING:
-    from sifkit.runtime.steps import Root
+    from sifkit.runtime.inroot import Root
 
 
 class Proc(NamedTuple):

@@ -15,26 +15,12 @@ from overlay import linux
 from overlay.failure import Failure, from_oserror
 from overlay.records import TYPE_CHECKING, NamedTuple
 from sifkit.runtime import bindmount, inroot
+from sifkit.runtime.inroot import Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sifkit.runtime.step import Step
-
-
-class Root(NamedTuple):
-    """The new root: ``top``, its host path, open at ``fd``. ``files``: host directory for generated files.
-
-    ``own``: devices on which mount points may be made; never in an image that is its own root, nor in directories of
-    the host, where `Bind.points` are all that is made.
-    ``skipped``: notes about optional steps left out.
-    """
-
-    top: str
-    fd: int
-    files: str
-    own: set[int]
-    skipped: list[str]
 
 
 class Bind(NamedTuple):

@@ -7,8 +7,7 @@ import subprocess
 import pytest
 
 from sifkit.runtime import environ
-from sifkit.runtime.environ import Assignment
-from sifkit.runtime.request import Variables
+from sifkit.runtime.environ import Assignment, Variables
 
 HOST = {
     "HOME": "/home/me", "PATH": "/host/bin", "LD_LIBRARY_PATH": "/host/lib", "EDITOR": "vi", "TERM": "xterm",
