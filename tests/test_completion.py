@@ -78,3 +78,9 @@ def test_zsh_takes_it(sifkit: Program) -> None:
 
 def test_another_shell_is_a_usage_error(sifkit: Program) -> None:
     assert sifkit("completion", "tcsh").returncode == 2
+
+
+def test_what_is_asked_by_a_shell_is_answered_with_success(sifkit: Program) -> None:
+    asked = {"_SIFKIT_COMPLETE": "bash_complete", "COMP_WORDS": "sifkit sif ", "COMP_CWORD": "2"}
+    done = sifkit(env={**os.environ, **asked})
+    assert (done.returncode, done.stderr) == (0, "") and "plain,dump\n" in done.stdout
