@@ -2,7 +2,7 @@
 
 `within` is the one function that joins the two as text; `locate` and `create` open what a container path
 means with the container's own symbolic links, and cannot leave its root: openat2(2) RESOLVE_IN_ROOT, or
-before Linux 5.6 a walk that opens one name after the other and follows links itself.
+where that cannot be, as before Linux 5.6, a walk that opens one name after the other and follows links itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def locate(root: int, path: str) -> int:
             resolve = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
             return linux.openat2(root, path, os.O_PATH, resolve)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):
+            # EAGAIN: somewhere on this host something was renamed or mounted, and of a ".." it cannot be sure then.
+            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EAGAIN):
                 raise
     descriptor, missing = _walk(root, path)
     if missing:

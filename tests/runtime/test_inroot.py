@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from overlay import linux
 from sifkit.runtime import inroot
 
 
@@ -81,3 +83,37 @@ def test_within_joins_text_and_refuses_to_leave() -> None:
     assert inroot.within("/r", "/") == "/r"
     with pytest.raises(ValueError, match="leaves"):
         inroot.within("/r", "/a/../../x")
+
+
+@pytest.fixture
+def renaming(tmp_path: Path) -> Iterator[None]:
+    """Somewhere else on the host a file is renamed all the time."""
+    there = [tmp_path / "one", tmp_path / "other"]
+    there[0].write_text("")
+    child = os.fork()
+    if child == 0:
+        try:
+            while True:
+                os.rename(*there)
+                there.reverse()
+        finally:
+            os._exit(1)
+    yield
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def refused(root: int, path: str) -> bool:
+    """Whether the kernel could not be sure of ``path``, this time."""
+    try:
+        os.close(linux.openat2(root, path, os.O_PATH, linux.RESOLVE_IN_ROOT))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_what_others_rename_meanwhile_is_no_error(root: int, renaming: None) -> None:
+    path, met = "/etc/../../etc/../etc/file", 0
+    while met < 100:
+        met += refused(root, path)
+        assert read(root, path) == "inside\n"
