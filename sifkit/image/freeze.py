@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from overlay.failure import Failure
 from sifkit import sif
 from sifkit.image import convert, target
-from sifkit.sif import DataType, Descriptor, FsType, PartType
+from sifkit.sif import DataType, Descriptor, FsType, PartType, infer
 
 if TYPE_CHECKING:
     from overlay.tree.loss import Report
@@ -78,7 +78,9 @@ def _embed(path: str, fd: int, when: int | None) -> None:
             objects = list(edit.objects.values())
             _refuse_signed(path, objects)
             primary = next((d for d in objects if d.is_primary), None)
-            arch = primary.partition.arch if primary and primary.partition else edit.header.arch
+            arch = sif.arch_text(primary.partition.arch if primary and primary.partition else edit.header.arch)
+            if arch == "unknown":  # an image without a root yet: as `sif add` has it
+                arch = infer.host_architecture()
             group = (primary.group_id if primary else 0) or 1
             sif.add_object(edit, sif.partition(fd, FsType.SQUASHFS, PartType.OVERLAY, arch, group=group))
             edit.commit()

@@ -23,6 +23,7 @@ from overlay.tree.image import SquashTree
 from overlay.tree.view import DirectoryTree
 from sifkit import sif
 from sifkit.image.zstd import unzstd
+from sifkit.sif.infer import host_architecture
 
 pytestmark = needs("xattr")
 
@@ -157,6 +158,16 @@ def test_into_a_sif_image(sifkit: Program, changes: Path, rootfs_squash: Path, t
     assert (done.returncode, "it is signed" in done.stderr) == (255, True)
     done = sifkit("overlay", "freeze", str(changes), "-o", str(tmp_path / "none.sif"))
     assert (done.returncode, "there is no such SIF image" in done.stderr) == (255, True)
+
+
+def test_into_an_image_without_a_root(sifkit: Program, changes: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.sif"
+    sif.create(image, [])
+    sifkit.ok("overlay", "freeze", str(changes), "-o", str(image))
+    with sif.open(image) as opened:
+        (made,) = opened.objects
+        assert made.partition == sif.PartitionExtra(1, 4, sif.architecture(host_architecture()))
+    assert sif.check(image) == []
 
 
 @pytest.mark.limit(400)
