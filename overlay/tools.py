@@ -57,6 +57,8 @@ def find(name: str) -> str | None:
         return name
     if name not in _paths:
         for directory in (*os.environ.get("PATH", os.defpath).split(os.pathsep), *_EXTRA):
+            if not directory.startswith("/"):  # init is elsewhere, and the caller's directory may be anybody's
+                continue
             # Not shutil.which: importing shutil costs more than all the look-ups of a start.
             if os.access(f"{directory}/{name}", os.X_OK) and os.path.isfile(f"{directory}/{name}"):
                 _paths[name] = f"{directory}/{name}"

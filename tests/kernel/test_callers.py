@@ -41,6 +41,17 @@ def test_a_working_directory_that_may_not_be_read(sifkit: Program, rootfs: Path,
     assert "Traceback" not in done.stderr
 
 
+def test_programs_of_the_working_directory_are_not_run(sifkit: Program, rootfs_squash: Path, tmp_path: Path) -> None:
+    """PATH=.:...: whose directory it is nobody knows, and init could not start them from elsewhere."""
+    for name in ("mke2fs", "squashfuse"):
+        (tmp_path / name).write_text("#!/bin/sh\ntouch ran; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    where = {"cwd": str(tmp_path), "env": {**os.environ, "PATH": f".:{os.environ['PATH']}"}}
+    sifkit.ok("overlay", "create", "new.img", **where)
+    assert sifkit.ok("exec", str(rootfs_squash), "echo", "up", **where) == "up\n"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_environment_that_leaves_no_room(sifkit: Program, bare: Path, tmp_path: Path) -> None:
     """execve(2) takes a quarter of the stack's limit. What fits for us and not for the payload is one sentence."""
     (tmp_path / "more").write_text("".join(f"M{number}={'x' * 100}\n" for number in range(5_000)))
