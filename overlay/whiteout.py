@@ -57,7 +57,8 @@ def deleted_name(name: bytes) -> bytes | None:
     """The name that the file ``name`` marks as deleted, or None."""
     if not name.startswith(PREFIX) or name.startswith(_RESERVED) or name in OPAQUE_NAMES:
         return None
-    return name[len(PREFIX) :] or None
+    gone = name[len(PREFIX) :]
+    return None if gone in (b"", b".", b"..") else gone  # those are no names
 
 
 def is_opaque(xattrs: Mapping[bytes, bytes]) -> bool:

@@ -135,22 +135,26 @@ class _Index:
 
     def _directory(self, parts: list[bytes]) -> int:
         """The directory ``parts``; what of it the archive has not named is made."""
-        path = b"/".join(parts)
-        known = self._directories.get(path)
-        if known is not None:
-            return known
-        if not parts:
-            return TOP
-        parent = self._directory(parts[:-1])
-        node = self._lookup(parent, parts[-1])
+        path, depth = b"/".join(parts), len(parts)
+        while depth and path not in self._directories:
+            depth -= 1
+            path = path.rpartition(b"/")[0]
+        node = self._directories[path] if depth else TOP
+        for name in parts[depth:]:
+            path = path + b"/" + name if path else name
+            node = self._below(node, name, path)
+            if len(self._directories) >= _REMEMBERED:
+                self._directories.clear()
+            self._directories[path] = node
+        return node
+
+    def _below(self, parent: int, name: bytes, path: bytes) -> int:
+        node = self._lookup(parent, name)
         if node is None:
             node = self._insert(stat.S_IFDIR | 0o755)
-            self._table.execute("INSERT INTO name VALUES (?,?,?)", (parent, parts[-1], node))
+            self._table.execute("INSERT INTO name VALUES (?,?,?)", (parent, name, node))
         elif not self._is_directory(node):
             raise TarError(f"{os.fsdecode(path)} is no directory, and yet something lies below it")
-        if len(self._directories) >= _REMEMBERED:
-            self._directories.clear()
-        self._directories[path] = node
         return node
 
 
@@ -171,7 +175,10 @@ def _fields(member: tarfile.TarInfo, kind: int) -> dict[str, object]:
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         device = os.makedev(member.devmajor, member.devminor)
     target = _raw(member.linkname) if kind == stat.S_IFLNK else b""
-    if not 0 <= size <= _LARGEST or not 0 <= device <= _LARGEST:
+    owners = all(
+        -(2**31) <= number < 2**32 for number in (member.uid, member.gid)
+    )  # a larger one is no uid, nor root's
+    if not owners or not 0 <= size <= _LARGEST or not 0 <= device <= _LARGEST:
         raise TarError(f"{member.name!r}: impossible numbers")
     attributes = {
         _raw(key[len(_XATTR) :]): _raw(value) for key, value in member.pax_headers.items() if key.startswith(_XATTR)

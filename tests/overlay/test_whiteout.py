@@ -125,7 +125,7 @@ def test_no_recursion_limit(tmp_path: Path) -> None:
 def test_names() -> None:
     assert whiteout.deleted_name(b".wh.a") == b"a"
     assert whiteout.deleted_name(b".wh..hidden") == b".hidden"
-    for name in (b".wh.", b".wh..wh..opq", b".wh..opq", b".wh..wh.plnk", b"wh.a", b"a.wh.b"):
+    for name in (b".wh.", b".wh..", b".wh...", b".wh..wh..opq", b".wh..opq", b".wh..wh.plnk", b"wh.a", b"a.wh.b"):
         assert whiteout.deleted_name(name) is None
     assert whiteout.is_whiteout(stat.S_IFCHR, (0, 0))
     assert not whiteout.is_whiteout(stat.S_IFCHR, (1, 3))
