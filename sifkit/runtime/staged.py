@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from overlay.section import Section
     from overlay.session.room import Enlarge
+    from overlay.session.state import Session
     from overlay.stack.content import Content
     from sifkit.runtime.notify import Notify
     from sifkit.runtime.plan import Plan
@@ -38,6 +39,7 @@ _FEW = 500  # names that are removed before anybody notices
 def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> Staged:
     """Make the session of ``plan`` and mark the image with it. `Failure` when it cannot be done."""
     section = upper.section
+    made: Session | None = None
     try:
         made = session.create(seen.place.root, section, plan.image, _lasting(plan), os.getppid(), _caller(plan))
         session_marker.put(section.path, made.record, made.path)
@@ -48,6 +50,9 @@ def open_session(plan: Plan, upper: ExtOverlay, seen: Look, notify: Notify) -> S
             below = Directory(f"{made.path}/lower")
             _unpack(section, f"{made.path}/lower")
     except (OSError, ExtError) as error:
+        if made is not None:  # nobody has written into it
+            _forget(section, made)
+            session.remove(made.path)
         raise _cannot(f"cannot make a session for {section.describe()}", section, error) from None
     if seen.content.empty:
         below = None
@@ -169,13 +174,17 @@ def _commit_and_exit(
 
 def drop(staged: Staged) -> None:
     """Remove a session in which nothing was changed; in the background when much was unpacked into it."""
-    session_marker.take_off(staged.section.path, staged.session.record.name)
-    session_index.forget(staged.session.record.name)
+    _forget(staged.section, staged.session)
     if staged.content.inodes <= SMALL_INODES or not os.path.isdir(f"{staged.session.path}/lower"):
         session.remove(staged.session.path)
         return
     staged.session.put(state=session.DONE, durable=False)
     remove_later(staged.session.path)
+
+
+def _forget(section: Section, one: Session) -> None:
+    session_marker.take_off(section.path, one.record.name)
+    session_index.forget(one.record.name)
 
 
 def remove_soon(path: str) -> None:

@@ -168,6 +168,18 @@ def test_ending_waits_for_the_commit(start: Start, sifkit: Program, rootfs: Path
     assert alone(image)
 
 
+def test_a_session_that_cannot_be_filled_is_not_left(sifkit: Program, rootfs: Path, image: str) -> None:
+    """What the image holds is unpacked into it, and that fails, here by a limit of the caller's."""
+    sifkit.ok(
+        "exec", "--overlay", image, str(rootfs), "sh", "-c", "head -c 500000 /dev/zero | tr '\\0' x > /x", env=env()
+    )
+    line = f"ulimit -f 100; exec '{sifkit.path}' exec --overlay '{image}' '{rootfs}' true"
+    done = images.run("sh", "-c", line, env=env())
+    assert done.returncode == 255 and "cannot make a session" in done.stderr, done.stderr
+    assert alone(image)
+    assert sifkit("overlay", "ls", image, env=env()).stderr == ""
+
+
 def test_a_killed_run_is_put_in_by_the_next(start: Start, sifkit: Program, rootfs: Path, image: str) -> None:
     running = start("exec", "--overlay", image, str(rootfs), "sh", "-c", "echo x > /x; echo up; sleep 1000", env=env())
     running.expect("up")
