@@ -240,41 +240,17 @@ def _decode(data: bytes) -> Record | None:
 
 
 def remove(path: str) -> None:
-    """Remove the session's directory, whatever the modes in it. What cannot be removed is found again later.
+    """Remove the session's directory, however deep, and whatever the modes in it. What cannot be removed stays.
 
-    By hand: importing shutil costs as much as all the rest of a session that nothing was written into.
+    The record goes first: what is half removed is no session.
     """
-    for part in (os.path.join(path, "work", "work"), f"{path}/work", path):  # the kernel leaves the first closed
-        with contextlib.suppress(OSError):
-            os.chmod(part, 0o700)
-    waiting = [path]
-    found = []
-    while waiting:
-        directory = waiting.pop()
-        found.append(directory)
-        with contextlib.suppress(OSError):
-            waiting += _empty(directory)
-    for directory in reversed(found):
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+    from overlay import remove as tree
 
-
-def _empty(directory: str) -> list[str]:
-    """Remove what is in ``directory`` but directories, which are returned."""
-    try:
-        entries = os.scandir(directory)
-    except PermissionError:
-        os.chmod(directory, 0o700)
-        entries = os.scandir(directory)
-    below = []
-    with entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                below.append(entry.path)
-                continue
-            try:
-                os.unlink(entry.path)
-            except PermissionError:
-                os.chmod(directory, 0o700)
-                os.unlink(entry.path)
-    return below
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700)
+        with os.scandir(path) as entries:
+            found = sorted(entries, key=lambda entry: entry.is_dir(follow_symlinks=False))
+        for entry in found:
+            with contextlib.suppress(OSError):
+                tree.remove(entry.path)
+        os.rmdir(path)

@@ -81,6 +81,20 @@ def test_a_record_that_points_elsewhere_is_none(image: Section, tmp_path: Path) 
     assert session.read(made.path) is None
 
 
+def test_a_session_deeper_than_paths_may_be_can_be_removed(image: Section) -> None:
+    made = opened(image)
+    here = os.open(made.upper, os.O_PATH)
+    for _ in range(2500):
+        os.mkdir("dd", dir_fd=here)
+        below = os.open("dd", os.O_PATH, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("bottom", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    session.remove(made.path)
+    assert not os.path.exists(made.path)
+
+
 def test_a_session_with_closed_directories_can_be_removed(image: Section) -> None:
     made = opened(image)
     Path(made.upper, "closed/inner").mkdir(parents=True)
