@@ -15,6 +15,12 @@ pytestmark = [pytest.mark.kernel, needs("userns", "overlayfs", "fuse2fs", "mke2f
 ENV = {**os.environ, "SIFKIT_DEBUG_WITHOUT": "root,loop" if IS_ROOT else ""}
 
 
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sessions that are left are noted."""
+    monkeypatch.setitem(ENV, "XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 def run(sifkit: Program, rootfs: Path, place: Path, script: str) -> tuple[int, str]:
     """Run ``script`` over a new image ``place``/over.img, which it finds in its directory; status and complaints."""
     sifkit.ok("overlay", "create", f"{place}/over.img")
