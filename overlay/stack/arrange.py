@@ -100,7 +100,8 @@ def without_repeats(base: Lower, given: Arranged) -> Arranged:
 def _place(layer: Lower | Overlay | ExtOverlay) -> tuple[str, int]:
     if isinstance(layer, Directory | Overlay):
         return os.path.realpath(layer.path if isinstance(layer, Directory) else layer.upper), 0
-    return os.path.realpath(layer.section.path), layer.section.offset
+    found = os.stat(layer.section.path)  # locks know files, not names: with two of one, a run would wait for itself
+    return f"{found.st_dev}:{found.st_ino}", layer.section.offset
 
 
 def _take(spec: LayerSpec, open_sif: Callable[[LayerSpec], Container]) -> _Taken:

@@ -111,3 +111,11 @@ def test_waiting_for_the_lock(start: Start, rootfs: Path, overlay_dir: Path, wri
     end(writer)
     assert waiting.end() == 0
     assert waiting.said["stdout"] == "mine\n"
+
+
+def test_an_image_given_by_two_of_its_names_is_one(sifkit: Program, rootfs: Path, tmp_path: Path) -> None:
+    """Else this run would find it in use by itself."""
+    sifkit.ok("overlay", "create", f"{tmp_path}/a.img")
+    os.link(tmp_path / "a.img", tmp_path / "b.img")
+    done = sifkit("exec", "--overlay", f"{tmp_path}/a.img", "--overlay", f"{tmp_path}/b.img:ro", str(rootfs), "true")
+    assert (done.returncode, "b.img is given twice" in done.stderr) == (0, True), done.stderr
