@@ -25,22 +25,21 @@ def pump(source: int, offset: int, size: int, write: Callable[[memoryview], None
     shorter, and ``OSError``. No thread is left when this returns.
     """
     if size < _WORTH:
-        buffer = memoryview(bytearray(min(PIECE, size)))
-        done = 0
-        while done < size:
-            piece = _read(source, offset + done, buffer[: size - done], size - done)
-            write(piece)
-            done += len(piece)
+        _in_turn(source, offset, size, write)
         return
     from queue import SimpleQueue
     from threading import Thread
 
     free: SimpleQueue[memoryview | None] = SimpleQueue()  # None: no more is wanted
     full: SimpleQueue[memoryview | Exception] = SimpleQueue()
+    reader = Thread(target=_fill, args=(source, offset, size, free, full), daemon=True)
+    try:
+        reader.start()
+    except RuntimeError:  # the limit of processes, which threads count for (ulimit -u, pids.max)
+        _in_turn(source, offset, size, write)
+        return
     for _ in range(_AHEAD):
         free.put(memoryview(bytearray(PIECE)))
-    reader = Thread(target=_fill, args=(source, offset, size, free, full), daemon=True)
-    reader.start()
     try:
         while size:
             found = full.get()
@@ -52,6 +51,14 @@ def pump(source: int, offset: int, size: int, write: Callable[[memoryview], None
     finally:
         free.put(None)
         reader.join()
+
+
+def _in_turn(source: int, offset: int, size: int, write: Callable[[memoryview], None]) -> None:
+    buffer = memoryview(bytearray(min(PIECE, size)))
+    while size:
+        piece = _read(source, offset, buffer[:size], size)
+        write(piece)
+        offset, size = offset + len(piece), size - len(piece)
 
 
 def _fill(source: int, offset: int, size: int, free: SimpleQueue[memoryview | None],

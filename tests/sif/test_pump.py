@@ -81,3 +81,16 @@ def test_an_interruption_ends_both(source: tuple[int, bytes]) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         pump(source[0], 0, 9 * MIB, write)
+
+
+def test_where_no_thread_can_be_started(source: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of processes, which is no limit for root."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    file, data = source
+    got = bytearray()
+    pump(file, 0, len(data), got.extend)
+    assert got == data
