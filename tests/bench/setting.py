@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shlex
 import shutil
 import subprocess
@@ -123,13 +124,18 @@ def once(command: Sequence[str]) -> float:
 
 
 def interleaved(tasks: Mapping[str, Callable[[], float]], count: int) -> dict[str, float]:
-    """Medians of ``count`` figures of each task, taken in turn after one run that warms caches."""
+    """Medians of ``count`` figures of each task, taken in turn after one run that warms caches.
+
+    Each time in another order: what a task leaves in memory and on its way to the disk is the next one's to bear.
+    """
     taken: dict[str, list[float]] = {name: [] for name in tasks}
+    order, chance = list(tasks), random.Random(0)
     for turn in range(count + 1):
-        for name, task in tasks.items():
-            seconds = task()
+        for name in order:
+            seconds = tasks[name]()
             if turn:
                 taken[name].append(seconds)
+        chance.shuffle(order)
     return {name: median(seconds) for name, seconds in taken.items()}
 
 
