@@ -24,6 +24,17 @@ _ACL = struct.pack("<I", 2) + b"".join(
 _CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service, effective and permitted
 
 
+def dig(top: str, name: str, depth: int) -> int:
+    """Make ``depth`` directories ``name`` one in the other, in ``top``, deeper than any path; the last one, open."""
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    return here
+
+
 def facts(tree: Tree) -> dict[bytes, object]:
     """All that a tree says of everything in it; names of hard links beside their inode's first."""
     first: dict[int, bytes] = {}

@@ -175,9 +175,8 @@ def _fields(member: tarfile.TarInfo, kind: int) -> dict[str, object]:
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         device = os.makedev(member.devmajor, member.devminor)
     target = _raw(member.linkname) if kind == stat.S_IFLNK else b""
-    owners = all(
-        -(2**31) <= number < 2**32 for number in (member.uid, member.gid)
-    )  # a larger one is no uid, nor root's
+    # A larger one is no uid, and cut to 32 bits it may be root's.
+    owners = all(-(2**31) <= number < 2**32 for number in (member.uid, member.gid))
     if not owners or not 0 <= size <= _LARGEST or not 0 <= device <= _LARGEST:
         raise TarError(f"{member.name!r}: impossible numbers")
     attributes = {

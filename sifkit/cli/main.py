@@ -17,8 +17,8 @@ from sifkit.cli.usage import UsageError  # noqa: E402
 
 def main() -> None:
     """Entry point of the console script. Exit status: see docs/exit-codes.md."""
-    _open_standard_streams()
     try:
+        _open_standard_streams()
         code = _run()
     except UsageError as error:
         CONSOLE.mistake(str(error))

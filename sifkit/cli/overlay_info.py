@@ -32,7 +32,6 @@ class _Found(NamedTuple):
 @click.argument("target")
 def info(target: str, as_json: bool) -> None:
     """Show what the overlay TARGET is: kind, size, how full, whose, in what state, in use by whom, what it holds."""
-
     with failures(f"cannot look into {target}"), CONSOLE.task(f"Looking into {target}"):
         found = _look(target)
     if as_json:

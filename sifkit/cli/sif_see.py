@@ -117,7 +117,9 @@ def _dump_to(source: int, offset: int, size: int, output: str, force: bool) -> N
     how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | (os.O_EXCL if new else 0)
     try:
         target = os.open(output, how, 0o666)
-    except FileExistsError:
+    except (FileExistsError, IsADirectoryError):
+        if os.path.isdir(output):
+            raise Failure(f"{output} is a directory", "an object is one file", "name a file in it") from None
         raise Failure(f"{output} exists already", "it was not touched", "--force overwrites it") from None
     try:
         if os.isatty(target):

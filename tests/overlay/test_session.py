@@ -13,6 +13,7 @@ import images
 import pytest
 from images import MIB
 from probes import needs
+from trees import dig
 
 from overlay.failure import Failure
 from overlay.manage.create import create_ext3
@@ -83,12 +84,7 @@ def test_a_record_that_points_elsewhere_is_none(image: Section, tmp_path: Path) 
 
 def test_a_session_deeper_than_paths_may_be_can_be_removed(image: Section) -> None:
     made = opened(image)
-    here = os.open(made.upper, os.O_PATH)
-    for _ in range(2500):
-        os.mkdir("dd", dir_fd=here)
-        below = os.open("dd", os.O_PATH, dir_fd=here)
-        os.close(here)
-        here = below
+    here = dig(made.upper, "dd", 2500)
     os.close(os.open("bottom", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     os.close(here)
     session.remove(made.path)

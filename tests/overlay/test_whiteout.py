@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from opaque_marks import tree
 from probes import needs
+from trees import dig
 
 from overlay import whiteout
 
@@ -110,12 +111,7 @@ def test_normalise_goes_on_after_a_kill(upper: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_no_recursion_limit(tmp_path: Path) -> None:
-    here = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(300):
-        os.mkdir("d", dir_fd=here)
-        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = deeper
+    here = dig(str(tmp_path), "d", 300)
     os.close(os.open(".wh.x", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     assert whiteout.normalise_directory(str(tmp_path)) == 1
     assert os.listdir(here) == ["x"]
